@@ -164,7 +164,9 @@ def test_an_interrupted_run_prints_the_command_that_resumes_it(
     tmp_path: Path, whole: Path, sent: signal.Signals
 ) -> None:
     out = tmp_path / "a run"
-    process = start(out)
+    # Slow enough that a machine which stalls for seconds can't let the run end before the signal.
+    slow = tuple(argument.replace("delay=0.06", "delay=0.3") for argument in RUN)
+    process = start(out, arguments=slow)
     assert wait_for_bytes(process, out, len(journal(whole)) // 4)
     process.send_signal(sent)
     code, output, errors = end(process)

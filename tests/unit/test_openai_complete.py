@@ -542,7 +542,9 @@ def test_answers_do_not_depend_on_order_or_company() -> None:
         async def ask(started: Started) -> tuple[list[str], list[str]]:
             requests = [request(f"prompt {i}", seed=i) for i in range(40)]
             alone = [(await started.backend.complete(r)).text for r in requests]
-            server.behaviour.faults = lambda n: Fault("dropped") if n % 3 == 0 else None
+            # Fewer drops than a request has attempts, whichever request meets them all.
+            drops = iter([Fault("dropped"), None] * 5)
+            server.behaviour.faults = lambda n: next(drops, None)
             calls = [started.backend.complete(r) for r in reversed(requests)]
             together = [done.text for done in await asyncio.gather(*calls)]
             return alone, together[::-1]
