@@ -105,7 +105,7 @@ def load(named: Named, options: HfOptions, report: Report) -> Loaded:
     report(f"loading {named.name} ({dtype}, {device})", None)
     try:
         with without_bars():
-            tokenizer = _tokenizer(named, options)
+            tokenizer = load_tokenizer(named, options)
             model = _model(named, options, dtype, device)
             if named.adapter is not None:
                 model = _with_adapter(model, named.adapter, tokenizer)
@@ -119,8 +119,8 @@ def load(named: Named, options: HfOptions, report: Report) -> Loaded:
     model.generation_config = transformers.GenerationConfig()
     subject = Subject(
         name=named.name,
-        identity={**_identity(named, report), **text_identity(text)},
-        recommended=_recommended(configured),
+        identity={**model_identity(named, report), **text_identity(text)},
+        recommended=recommended_decoding(configured),
         execution=_execution(model, options, dtype, device, configured),
     )
     config = model.config.get_text_config()
@@ -189,7 +189,8 @@ def _cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
-def _tokenizer(named: Named, options: HfOptions) -> Any:
+def load_tokenizer(named: Named, options: HfOptions) -> Any:
+    """Load the tokenizer: the adapter's own if it brings one, else the base's."""
     from transformers import AutoTokenizer
 
     source = named.base
@@ -298,7 +299,9 @@ def _cannot_load(named: Named, error: Exception) -> BackendError:
     return BackendError(f"cannot load '{named.name}': {said[:300]}", hint=hint)
 
 
-def _identity(named: Named, report: Report) -> dict[str, str]:
+def model_identity(named: Named, report: Report) -> dict[str, str]:
+    """Identify the weights: base, or base and adapter."""
+
     def tell(phrase: str) -> None:
         report(phrase, None)
 
@@ -312,7 +315,7 @@ def _identity(named: Named, report: Report) -> dict[str, str]:
     }
 
 
-def _recommended(configured: Any) -> dict[str, float]:
+def recommended_decoding(configured: Any) -> dict[str, float]:
     """Sampling that the model's generation config recommends; empty where it says greedy."""
     if not configured.do_sample:
         return {}
@@ -336,11 +339,11 @@ def _execution(
     }
     if device == "cpu":
         facts["threads"] = str(torch.get_num_threads())
-    ignored = _ignored(configured)
+    ignored = ignored_settings(configured)
     return {**facts, "generation_config_ignored": ignored} if ignored else facts
 
 
-def _ignored(configured: Any) -> str:
+def ignored_settings(configured: Any) -> str:
     """Settings of the model's generation config that would act in ``generate`` by default."""
     names = (
         *("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "min_length"),

@@ -47,10 +47,11 @@ _BLOCK_BYTES = 1 << 22
 
 def create(spec: ModelSpec) -> HfBackend:
     """Build the backend; the model is fetched when it starts."""
-    return HfBackend(spec, prepare=_prepare)
+    return HfBackend(spec, prepare=demo_model)
 
 
-def _prepare(report: Report) -> Named:
+def demo_model(report: Report) -> Named:
+    """Name the demo model's files for whichever engine runs them."""
     identity = {"model": MODEL, "wheel": f"sha256:{WHEEL_SHA256}", "conversion": _CONVERSION}
     return Named("demo", Source(place=str(demo_folder(report))), identity=identity)
 
