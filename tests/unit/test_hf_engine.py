@@ -12,7 +12,7 @@ from tests.support.tiny_models import byte_tokenizer, tiny_model
 from tseval.models._hf_batches import BatchLimits, admit
 from tseval.models._hf_cache import layers_that_fit
 from tseval.models._hf_engine import Engine
-from tseval.models._hf_passes import Reading, Scoring, count_layers, read, score
+from tseval.models._hf_passes import Choosing, Reading, Scoring, choose, count_layers, read, score
 from tseval.models._hf_rows import Row
 from tseval.models._hf_text import Text
 from tseval.roles import CompletionRequest
@@ -191,6 +191,23 @@ def test_scores_are_those_of_the_full_logits(model: torch.nn.Module) -> None:
             assert not result.greedy
         best = alone(model, PROMPTS[5], 1)
         assert score(model, [Scoring(PROMPTS[5] + best, 1)], 257)[0].greedy
+
+
+def test_choices_have_the_shares_of_the_full_logits(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = [frozenset({7}), frozenset({40, 200, 3}), frozenset({299})]
+    rows = [Choosing(PROMPTS[n], choices[: 2 + n % 2]) for n in (1, 4, 2, 0, 4)]
+    with torch.inference_mode():
+        found = choose(model, rows, 257)
+        monkeypatch.setattr("tseval.models._hf_passes._LOGITS", 300)
+        in_parts = choose(model, rows, 257)
+        for each, result, alone in zip(rows, found, in_parts, strict=True):
+            shares = model(input_ids=torch.tensor([each.ids])).logits[0, -1].log_softmax(dim=-1)
+            wanted = [max(float(shares[t]) for t in tokens) for tokens in each.choices]
+            assert result == pytest.approx(wanted, abs=1e-4)
+            assert alone == pytest.approx(wanted, abs=1e-4)
+    assert len({tuple(result) for result in found}) == 4
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "sliding"])

@@ -13,14 +13,15 @@ HELLO = (Message(role="user", content="Hi"),)
 RENDERED = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def spaced_tokenizer(**more: Any) -> Any:
+def spaced_tokenizer(merged: tuple[tuple[str, str], ...] = (), **more: Any) -> Any:
     """A vocabulary of the SentencePiece kind: a space before every text, a BOS token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     letters = ["<s>", "</s>", "<unk>", "▁", "\n", "<", ">", "/", *"abcdefghijklmnopqrstuvwxyz"]
     vocabulary = {letter: n for n, letter in enumerate(letters)}
-    rules = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    vocabulary |= {"".join(pair): len(letters) + n for n, pair in enumerate(merged)}
+    rules = Tokenizer(models.BPE(vocabulary, list(merged), unk_token="<unk>"))
     rules.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
     rules.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
     rules.post_processor = processors.TemplateProcessing(
@@ -42,7 +43,38 @@ def test_a_prompt_is_the_rendered_template_and_the_pieces_behind_it() -> None:
 def test_the_template_writes_the_first_token_and_none_is_added() -> None:
     text = Text(spaced_tokenizer(chat_template="<s>{{ messages[0]['content'] }}"))
     assert text.prompt((Message(role="user", content="ab"),), {}).count(0) == 1
-    assert text.prompt((), {}, ("ab",)) == [0, *text.piece("ab")]
+    assert text.prompt((), {}) == [0]
+    assert text.prompt((), {}, ("ab", (7,), "cd")) == [
+        *text.tokenizer("ab").input_ids,
+        7,
+        *text.piece("cd"),
+    ]
+
+
+def test_a_raw_prompt_is_encoded_as_the_tokenizer_encodes_a_text_and_starts_once() -> None:
+    raw = "<|im_start|>ab\n</s>cd"
+    for tokenizer in (spaced_tokenizer(), byte_tokenizer()):
+        text = Text(tokenizer)
+        whole = tokenizer(raw).input_ids
+        assert text.prompt((), {}, (raw,)) == whole
+        assert len(text.prompt((), {})) == whole.count(0)
+    text = Text(spaced_tokenizer())
+    assert text.prompt((), {}, ("</s>ab",))[:2] == [0, 1], "marks are tokens"
+    assert text.prompt((), {}, ("<s>ab",)).count(0) == 1, "a spelt-out beginning is not doubled"
+    assert text.prompt((), {}, ((0, 9),)) == [0, 9]
+
+
+def test_a_choice_stands_for_its_first_token_and_a_space_of_the_vocabulary_is_no_other() -> None:
+    text = Text(byte_tokenizer())
+    assert text.first_tokens("yes") == {text.piece("y")[0]}
+    assert text.first_tokens("") == frozenset()
+    text = Text(spaced_tokenizer())
+    letter, space = text.piece("y")[0], text.piece(" ")[0]
+    assert text.first_tokens("yes") == {letter}, "a bare space tells no choices apart"
+    assert text.first_tokens(" yes") == {space}
+    merged = spaced_tokenizer(merged=(("▁", "y"),))
+    text = Text(merged)
+    assert text.first_tokens("yes") == {letter, merged.convert_tokens_to_ids("▁y")}
 
 
 def test_a_piece_gets_no_space_that_is_not_there() -> None:

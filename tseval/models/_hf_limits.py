@@ -34,7 +34,7 @@ def batch_limits(model: Any, device: str, options: HfOptions) -> BatchLimits:
     token_bytes = _token_bytes(model)
     weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     tokens = options.batch_tokens or min(
-        _MOST_TOKENS[kind], int(_MEMORY_SHARE[kind] * _free_bytes(device) / token_bytes)
+        _MOST_TOKENS[kind], int(_MEMORY_SHARE[kind] * free_bytes(device) / token_bytes)
     )
     return BatchLimits(
         tokens=max(tokens, 1),
@@ -64,7 +64,9 @@ def _token_bytes(model: Any) -> int:
     return int(2 * config.num_hidden_layers * shared * width * size)
 
 
-def _free_bytes(device: str) -> int:
+def free_bytes(device: str) -> int:
+    """Memory that is free on a device."""
+    """Memory that is free on a device."""
     if device.startswith("cuda"):
         import torch
 

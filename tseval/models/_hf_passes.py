@@ -1,4 +1,4 @@
-"""Single forward passes: log-likelihoods of continuations, and hidden states.
+"""Single forward passes: log-likelihoods of continuations or next tokens, and hidden states.
 
 Rows are padded on the right and no mask is passed: a causal model never looks there, and the fast
 attention kernels take no mask. Runs in the worker thread.
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Most logits held at once, in numbers: 512 MiB of float32.
 _LOGITS = 1 << 27
+# What no probability at all is written as.
+_LEAST = -9999.0
 
 
 class Scoring(NamedTuple):
@@ -26,6 +28,13 @@ class Scoring(NamedTuple):
 
     ids: list[int]
     scored: int
+
+
+class Choosing(NamedTuple):
+    """A question for the next token: token ids of the input, and the tokens of each choice."""
+
+    ids: list[int]
+    choices: list[frozenset[int]]
 
 
 class Reading(NamedTuple):
@@ -78,6 +87,36 @@ def score(model: Any, rows: Sequence[Scoring], pad_id: int) -> list[LogLikelihoo
             )
         )
     return results
+
+
+def choose(model: Any, rows: Sequence[Choosing], pad_id: int) -> list[list[float]]:
+    """Give the log-probability of each choice as the next token, in one pass.
+
+    Args:
+        model: A causal language model of transformers.
+        rows: Inputs of one token at least; of a choice's tokens the most probable one counts.
+        pad_id: Id that fills the right.
+
+    Returns:
+        For each row, natural log-probabilities of its choices, from a softmax in float32 over
+        the whole vocabulary.
+    """
+    import torch
+
+    places = sorted({len(row.ids) - 1 for row in rows})
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    if len(places) * len(rows) * vocabulary > _LOGITS and len(rows) > 1:
+        half = len(rows) // 2
+        return choose(model, rows[:half], pad_id) + choose(model, rows[half:], pad_id)
+    ids = pad_right([row.ids for row in rows], pad_id, model.device)
+    logits = _logits(model, ids, torch.tensor(places, device=ids.device))
+    found = []
+    for n, row in enumerate(rows):
+        shares = logits[n, places.index(len(row.ids) - 1)].float().log_softmax(dim=-1)
+        best = [float(shares[sorted(tokens)].max()) for tokens in row.choices]
+        # A model may rule a token out altogether, but a journal has no infinity.
+        found.append([max(value, _LEAST) for value in best])
+    return found
 
 
 def _logits(model: Any, ids: "torch.Tensor", places: "torch.Tensor") -> "torch.Tensor":

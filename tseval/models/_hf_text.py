@@ -36,7 +36,7 @@ class Text:
         self._anchor = [] if self._decode([*letter, *letter]) == "aa" else self._encode("\n")
         self._anchor_text = self._decode(self._anchor) if self._anchor else ""
 
-    def render(self, messages: Sequence[Message], template_kwargs: dict[str, bool]) -> str:
+    def render(self, messages: Sequence[Message], template_kwargs: dict[str, Any]) -> str:
         """Render a conversation with the chat template and the generation header behind it.
 
         Args:
@@ -70,18 +70,31 @@ class Text:
     def prompt(
         self,
         messages: Sequence[Message],
-        template_kwargs: dict[str, bool],
+        template_kwargs: dict[str, Any],
         pieces: Sequence[Piece] = (),
     ) -> list[int]:
         """Token ids of a rendered conversation and of the pieces behind it.
 
-        The template writes the beginning-of-text token itself, so none is added. Raw text (no
-        messages) starts with what the tokenizer puts before every text, if anything.
+        The template writes the beginning-of-text token itself, so none is added. Without messages
+        the pieces are the whole prompt: it starts with what the tokenizer puts before every text,
+        if anything, and as the tokenizer starts every text (SentencePiece: with a space).
         """
-        ids = self._encode(self.render(messages, template_kwargs)) if messages else self._prefix()
+        if messages:
+            ids = self._encode(self.render(messages, template_kwargs))
+        else:
+            ids, pieces = self._start(pieces)
         for piece in pieces:
             ids.extend(self.piece(piece))
         return ids
+
+    def _start(self, pieces: Sequence[Piece]) -> tuple[list[int], Sequence[Piece]]:
+        """Token ids of the first piece of a raw prompt, and the pieces behind it."""
+        prefix = self._prefix()
+        if not pieces:
+            return prefix, ()
+        first = self._encode(pieces[0]) if isinstance(pieces[0], str) else list(pieces[0])
+        # Published prompts often spell the beginning-of-text token out; it stands there once.
+        return first if first[:1] == prefix else prefix + first, pieces[1:]
 
     def piece(self, piece: Piece) -> list[int]:
         """Token ids of a text tokenised on its own; ids stay as they are."""
@@ -92,6 +105,19 @@ class Text:
         ids = self._encode(self._anchor_text + piece)
         length = len(self._anchor)
         return ids[length:] if ids[:length] == self._anchor else self._encode(piece)
+
+    def first_tokens(self, choice: str) -> frozenset[int]:
+        """Tokens that an answer can begin with; the most probable one stands for it.
+
+        That is the first token of the text on its own. SentencePiece vocabularies have two, with
+        and without the space that they put before a text: which of them a model writes depends
+        on what stands before the answer.
+        """
+        firsts = {self.piece(choice)[0]} if choice else set()
+        if self._anchor and not choice[:1].isspace():
+            firsts |= set(self._encode(choice)[:1])
+            firsts -= set(self._encode(" ")[:1]) | set(self.piece(" ")[:1])
+        return frozenset(firsts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids that continue something, special tokens kept."""

@@ -15,7 +15,7 @@ from tseval.errors import BackendError, BackendUnavailable, RequestFailed
 
 from ._hf_batches import BatchLimits, admit, passes
 from ._hf_engine import Engine
-from ._hf_passes import Reading, Scoring, read, score
+from ._hf_passes import Choosing, Reading, Scoring, choose, read, score
 from ._hf_rows import Row
 
 T = TypeVar("T")
@@ -27,6 +27,11 @@ _GATHER_SECONDS = 0.01
 _DONE_SHARE = 1 / 8
 # ... or when others wait, but not before this many steps.
 _LEAST_STEPS = 8
+_PASSES: tuple[tuple[type, Callable[..., list[Any]]], ...] = (
+    (Scoring, score),
+    (Choosing, choose),
+    (Reading, read),
+)
 # What torch and models raise about a request; anything else is a bug and ends the run.
 _FAULTS = (RuntimeError, ValueError, IndexError, MemoryError, BackendError)
 
@@ -75,7 +80,7 @@ class Worker:
         self._lock = threading.Lock()
         # Only changed in place and under the lock: the event loop appends while the thread takes.
         self._rows: list[Job[Row]] = []
-        self._passes: list[Job[Scoring] | Job[Reading]] = []
+        self._passes: list[Job[Scoring] | Job[Choosing] | Job[Reading]] = []
         self._running: dict[Row, Job[Row]] = {}
         self._suspects: list[Job[Row]] = []
         self._arrived = False
@@ -97,6 +102,10 @@ class Worker:
 
     async def score(self, work: Scoring) -> Any:
         """Score a continuation."""
+        return await self._wait(Job(work, asyncio.get_running_loop()), self._passes)
+
+    async def choose(self, work: Choosing) -> Any:
+        """Look at the next token."""
         return await self._wait(Job(work, asyncio.get_running_loop()), self._passes)
 
     async def read(self, work: Reading) -> Any:
@@ -163,7 +172,7 @@ class Worker:
             self._passes[:] = [job for job in self._passes if not job.future.cancelled()]
             self._arrived = False
             jobs = list(self._passes)
-        for kind, call in ((Scoring, score), (Reading, read)):
+        for kind, call in _PASSES:
             these = [job for job in jobs if isinstance(job.work, kind)]
             for group in passes([len(job.work.ids) for job in these], self._limits):
                 if self._is_stopped():

@@ -9,7 +9,7 @@ batches. ``-M deterministic=true`` runs float32 and one row at a time: equal byt
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -19,6 +19,7 @@ from tseval.hookspecs import Register, hookimpl
 from tseval.roles import (
     BackendFactory,
     Capabilities,
+    ChoiceRequest,
     Completion,
     CompletionRequest,
     HiddenStatesRequest,
@@ -28,14 +29,14 @@ from tseval.roles import (
     ScoringRequest,
     Subject,
 )
-from tseval.types import LogLikelihood, Message
+from tseval.types import ChoiceScores, LogLikelihood, Message
 
 from ._hf_cache import layers_that_fit
 from ._hf_engine import Engine
 from ._hf_limits import batch_limits, default_outstanding
 from ._hf_load import Loaded, Named, load, resolve
 from ._hf_options import OPTIONS, likely_device, read_options
-from ._hf_passes import Reading, Scoring, count_layers
+from ._hf_passes import Choosing, Reading, Scoring, count_layers
 from ._hf_rows import Row
 from ._hf_worker import Worker
 
@@ -43,7 +44,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 CAPABILITIES = Capabilities(
-    prefix=True, token_ids=True, logprobs=True, hidden_states=True, seeds=True
+    prefix=True,
+    token_ids=True,
+    raw=True,
+    logprobs=True,
+    choices=True,
+    hidden_states=True,
+    seeds=True,
 )
 _ENDLESS = 1 << 30
 
@@ -122,9 +129,9 @@ class HfBackend:
         return self._need().text.view()
 
     def prompt_tokens(
-        self, messages: tuple[Message, ...], template_kwargs: dict[str, bool]
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> int | None:
-        """Length of the rendered prompt in tokens."""
+        """Length of the rendered prompt in tokens; without messages, of what starts a text."""
         return len(self._need().text.prompt(messages, template_kwargs))
 
     def text_tokens(self, text: str) -> int | None:
@@ -143,7 +150,7 @@ class HfBackend:
                 template refuses it ('refused'), or the engine failed ('engine').
         """
         loaded = self._need()
-        prompt = loaded.text.prompt(request.messages, request.template_kwargs, request.prefix)
+        prompt = self._input(request.messages, request.template_kwargs, request.prefix)
         room = self._room(prompt)
         if request.limits.total <= 0:
             return Completion(text="", ids=(), finish="length", prompt_tokens=len(prompt))
@@ -153,16 +160,32 @@ class HfBackend:
 
     async def loglikelihood(self, request: ScoringRequest) -> LogLikelihood:
         """Score a continuation; raises as :meth:`complete` does."""
-        text = self._need().text
-        ids = text.prompt(request.messages, request.template_kwargs, request.context)
-        # The first token needs something before it: what starts a text, or else what ends one.
-        ids = ids or text.beginning()
+        ids = self._input(request.messages, request.template_kwargs, request.context)
         scored = self._piece(request.continuation)
         if not scored:
             return LogLikelihood(total=0.0, greedy=True, tokens=0)
         self._room([*ids, *scored[1:]])
         found: LogLikelihood = await self._at_work().score(Scoring(ids + scored, len(scored)))
         return found
+
+    async def choose(self, request: ChoiceRequest) -> ChoiceScores:
+        """Say how probable each choice is as the next token.
+
+        Raises:
+            RequestFailed: Choices begin with the same token or with none (kind 'malformed');
+                else as :meth:`complete` does.
+        """
+        ids = self._input(request.messages, request.template_kwargs, request.prefix)
+        self._room(ids[1:])
+        firsts = [self._need().text.first_tokens(choice) for choice in request.choices]
+        if not all(firsts) or sum(map(len, firsts)) > len(frozenset().union(*firsts)):
+            raise RequestFailed(
+                f"two of the choices {', '.join(map(repr, request.choices))} begin with the same"
+                " token, or one with none",
+                kind="malformed",
+            )
+        found = await self._at_work().choose(Choosing(ids, firsts))
+        return ChoiceScores(logprobs=dict(zip(request.choices, found, strict=True)))
 
     async def hidden_states(self, request: HiddenStatesRequest) -> "np.ndarray":
         """Read hidden states, float32 [positions, layers, width].
@@ -172,7 +195,7 @@ class HfBackend:
                 :meth:`complete` does.
         """
         loaded = self._need()
-        ids = loaded.text.prompt(request.messages, request.template_kwargs, request.prefix)
+        ids = self._input(request.messages, request.template_kwargs, request.prefix)
         self._room(ids[1:])
         work = Reading(
             ids,
@@ -198,6 +221,16 @@ class HfBackend:
         self._need()
         assert self._worker is not None
         return self._worker
+
+    def _input(
+        self,
+        messages: tuple[Message, ...],
+        template_kwargs: dict[str, Any],
+        pieces: tuple[Piece, ...],
+    ) -> list[int]:
+        text = self._need().text
+        # The first token needs something before it: what starts a text, or else what ends one.
+        return text.prompt(messages, template_kwargs, pieces) or text.beginning()
 
     def _piece(self, piece: Piece) -> list[int]:
         return self._need().text.piece(piece)
