@@ -6,6 +6,7 @@ token ids, log-probabilities. ``Faults`` make it fail in the ways that real serv
 """
 
 import json
+import math
 import re
 import threading
 from collections import Counter
@@ -100,6 +101,10 @@ class Behaviour:
         output_limit: Refuses more new tokens than this; None for no limit.
         usage: Whether tokens are counted.
         completions, tokenize, logprobs: Whether those routes exist.
+        templates_text: Whether the completions route puts a text into the chat template.
+        starts: Token that stands before every text, or ''; tokens in it are not looked for.
+        top_logprobs: Most tokens whose figures are reported; 0 for none.
+        shares: Probabilities of the next token, or None for 0.9 on the one that is written.
         doubles_start: Whether the completions route puts a further token before token ids.
         refuses: Fields that a request must not have, with the error as a real server words it.
         key: Key that is asked for, or ''.
@@ -126,6 +131,10 @@ class Behaviour:
     usage: bool = True
     completions: bool = True
     tokenize: bool = False
+    templates_text: bool = False
+    starts: str = ""
+    top_logprobs: int = 0
+    shares: Callable[[Ask], dict[str, float]] | None = None
     doubles_start: bool = False
     logprobs: bool = False
     refuses: dict[str, str] = field(default_factory=dict)
@@ -250,8 +259,8 @@ class OpenAIServer:
         opener, closer = how.marks
         inside = begun.startswith(opener) and closer not in begun
         behind = closer in begun
-        thinks = bool(how.trace) and not behind
-        answer = how.answer(Ask(users[-1] if users else "", begun, thinks, body))
+        thinks = bool(how.trace) and not behind and bool(users)
+        answer = how.answer(Ask(users[-1] if users else prompt, begun, thinks, body))
         if inside:
             return f"{how.trace or 'Well.'}\n{closer}\n\n{answer}"
         said = begun.rpartition(closer)[2].lstrip("\n") if behind else begun
@@ -284,6 +293,8 @@ class OpenAIServer:
         if path == "/detokenize":
             return {"prompt": self.text(body["tokens"])}
         text = self.render(body) if "messages" in body else body["prompt"]
+        if body.get("add_special_tokens") and "prompt" in body:
+            text = self.behaviour.starts + text
         ids = self.ids(text)
         return {"tokens": ids, "count": len(ids), "max_model_len": 4096}
 
@@ -322,7 +333,10 @@ class OpenAIServer:
     def _answer(self, chat: bool, body: Json, fault: str) -> Json:
         how = self.behaviour
         given = body.get("prompt")
-        prompt = self.render(body) if chat else given if isinstance(given, str) else ""
+        prompt = self.render(body) if chat else ""
+        if isinstance(given, str):
+            question = {"messages": [{"role": "user", "content": given}]}
+            prompt = self.render(question) if how.templates_text else how.starts + given
         asked = given if isinstance(given, list) else self.ids(prompt)
         if how.doubles_start and not chat:
             asked = [*self.ids("<s>"), *asked]
@@ -345,6 +359,7 @@ class OpenAIServer:
                     "token_logprobs": [None, *(-0.5 * (i % 3) for i in tokens[1:])],
                     "top_logprobs": [None, *({"x": -0.25} for _ in tokens[1:])],
                 }
+        choice |= self._figures(chat, prompt, new, body)
         if fault == "filtered":
             choice["finish_reason"] = "content_filter"
         if fault == "null" and chat:
@@ -356,6 +371,29 @@ class OpenAIServer:
             "choices": [choice],
             **({"usage": counts} if how.usage else {}),
         }
+
+    def _figures(self, chat: bool, prompt: str, new: list[int], body: Json) -> Json:
+        """Log-probabilities of the first new token, in the form of either route."""
+        how = self.behaviour
+        most = body.get("top_logprobs", 0) if chat else body.get("logprobs", 0)
+        if not most or body.get("echo") or not how.top_logprobs:
+            return {}
+        if most > how.top_logprobs:
+            raise Refusal(
+                400, f"Requested logprobs of {most}, which is greater than {how.top_logprobs}"
+            )
+        written = self.text(new[:1])
+        users = re.findall(r"<\|user\|>(.*?)<\|end\|>", prompt, re.DOTALL)
+        ask = Ask(users[-1] if users else prompt, "", False, body)
+        shares = how.shares(ask) if how.shares else {written: 0.9, "~": 0.06, "=": 0.03}
+        ranked = sorted(shares.items(), key=lambda share: -share[1])[:most]
+        if written in shares and written not in dict(ranked):
+            ranked.append((written, shares[written]))
+        rows = [{"token": token, "logprob": math.log(share)} for token, share in ranked]
+        if chat:
+            return {"logprobs": {"content": [{"token": written, "top_logprobs": rows}]}}
+        tops = {row["token"]: row["logprob"] for row in rows}
+        return {"logprobs": {"tokens": [written], "top_logprobs": [tops]}}
 
     def _check_room(self, used: int, asked: int) -> None:
         how = self.behaviour

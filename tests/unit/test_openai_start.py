@@ -437,7 +437,7 @@ def test_the_backend_is_registered_and_can_do_no_more_than_its_factory_says() ->
     register_backends(found.append)
     factory = found[0]
     assert load_registry().backends["openai"].name == factory.name == "openai"
-    with serving(tokenize=True, logprobs=True, trace="Hm.") as server:
+    with serving(tokenize=True, logprobs=True, top_logprobs=20, trace="Hm.") as server:
         backend: Backend = factory.create(spec(server))
         asyncio.run(backend.start(lambda *_: None))
     most, have = factory.capabilities, backend.capabilities

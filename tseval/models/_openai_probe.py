@@ -295,6 +295,22 @@ def _alike(longer: Reply, shorter: Reply, expected: int) -> bool:
     return abs(longer.prompt_tokens - shorter.prompt_tokens - expected) <= 1
 
 
+async def takes_raw(wire: Wire) -> bool:
+    """Whether the completions route takes a text as the whole prompt.
+
+    Some servers put it into the chat template as if it were a question; what stands around it
+    shows in the number of tokens. A beginning-of-text token does too, and a token may merge or
+    part where the halves meet.
+    """
+    half = "The sky is blue. "
+    try:
+        once, twice = await _size(wire, half), await _size(wire, half + half)
+    except (Rejected, RequestFailed):
+        return False
+    around = once - (twice - once)
+    return 0 < once < twice and -1 <= around <= 2
+
+
 async def heeds_seeds(wire: Wire) -> bool:
     """Whether equal seeds give equal texts and another seed another one."""
     question = _user("Write one sentence about anything you like.")

@@ -63,7 +63,8 @@ def _completion(
     notes: tuple[str, ...] = (),
 ) -> Completion:
     written = {request.format.opener, request.format.closer, request.format.off_prefill}
-    if any(isinstance(piece, str) and piece not in written for piece in request.prefix):
+    again = any(isinstance(piece, str) and piece not in written for piece in request.prefix)
+    if again and request.messages:
         # What the model wrote went back as text; its tokens may be others than the first time.
         notes += ("text-prefix",)
     return Completion(

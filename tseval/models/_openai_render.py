@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from tseval.errors import ConfigError, RequestFailed
 from tseval.formats import TemplateView, known_marks
+from tseval.roles import Piece
 
 from ._openai_http import Json, Rejected, Server
 
@@ -34,6 +35,10 @@ class Renderer(Protocol):
         """Ids of a text on its own, without special tokens around it."""
         ...
 
+    async def start_ids(self) -> list[int]:
+        """Ids that stand before every text: the beginning-of-text token, if there is one."""
+        ...
+
     async def text_of(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens kept."""
         ...
@@ -41,6 +46,19 @@ class Renderer(Protocol):
     async def view(self, template_kwargs: Json) -> TemplateView:
         """Show the chat template as it renders with these arguments."""
         ...
+
+
+async def piece_ids(renderer: Renderer, piece: Piece) -> list[int]:
+    """Ids of a piece: of a text, or as they are."""
+    return await renderer.text_ids(piece) if isinstance(piece, str) else list(piece)
+
+
+async def raw_ids(renderer: Renderer, pieces: Sequence[Piece]) -> list[int]:
+    """Ids of pieces that are the whole prompt, behind the beginning-of-text token."""
+    ids = [token for piece in pieces for token in await piece_ids(renderer, piece)]
+    start = await renderer.start_ids()
+    # Published prompts often spell that token out; it stands there once.
+    return ids if start and ids[: len(start)] == start else start + ids
 
 
 class LocalRenderer:
@@ -75,6 +93,10 @@ class LocalRenderer:
         """Length of a rendered conversation in tokens."""
         return len(self._render(messages, template_kwargs))
 
+    def count_start(self) -> int:
+        """Number of tokens before every text."""
+        return len(self._start())
+
     def count(self, text: str) -> int:
         """Length of a text on its own in tokens."""
         return len(self._tokenizer.encode(text, add_special_tokens=False))
@@ -86,6 +108,10 @@ class LocalRenderer:
     async def text_ids(self, text: str) -> list[int]:
         """See :class:`Renderer`."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    async def start_ids(self) -> list[int]:
+        """See :class:`Renderer`."""
+        return self._start()
 
     async def text_of(self, ids: Sequence[int]) -> str:
         """See :class:`Renderer`."""
@@ -110,6 +136,10 @@ class LocalRenderer:
             template=str(self._tokenizer.chat_template),
             single_tokens=frozenset(mark for mark in known_marks() if self.count(mark) == 1),
         )
+
+    def _start(self) -> list[int]:
+        ids = list(self._tokenizer.encode("", add_special_tokens=True))
+        return ids[:1] if ids[:1] == [self._tokenizer.bos_token_id] else []
 
     def _render(self, messages: list[Json], template_kwargs: Json) -> list[int]:
         from jinja2 import TemplateError
@@ -138,6 +168,7 @@ class ServerRenderer:
         self._server = server
         self._model = model
         self._view: TemplateView | None = None
+        self._start: list[int] | None = None
 
     async def prompt_ids(self, messages: list[Json], template_kwargs: Json) -> list[int]:
         """See :class:`Renderer`."""
@@ -148,6 +179,16 @@ class ServerRenderer:
     async def text_ids(self, text: str) -> list[int]:
         """See :class:`Renderer`."""
         return await self._tokenize(prompt=text, add_special_tokens=False)
+
+    async def start_ids(self) -> list[int]:
+        """See :class:`Renderer`."""
+        if self._start is None:
+            bare = await self.text_ids("a")
+            whole = await self._tokenize(prompt="a", add_special_tokens=True)
+            # What a tokenizer puts behind a text (an end of it) is no part of a prompt.
+            at = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
+            self._start = whole[:at]
+        return self._start
 
     async def text_of(self, ids: Sequence[int]) -> str:
         """See :class:`Renderer`."""

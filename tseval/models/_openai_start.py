@@ -8,6 +8,7 @@ from tseval.protocol import canonical_json
 from tseval.roles import Capabilities, Report, Subject
 
 from . import _openai_probe as probe
+from ._openai_choose import Tops, find_tops
 from ._openai_http import Rejected, Server
 from ._openai_options import Options
 from ._openai_render import LocalRenderer, Renderer, ServerRenderer
@@ -23,6 +24,7 @@ class Found(Struct, frozen=True, kw_only=True):
         separates: Whether the chat route takes traces out of the text.
         view: What the format families are shown.
         capabilities: What the backend can do here.
+        tops: How many of the most probable tokens the routes report.
         context_length: Tokens that prompt and completion share, or None.
         subject: Identity of the model.
     """
@@ -32,12 +34,13 @@ class Found(Struct, frozen=True, kw_only=True):
     separates: bool
     view: TemplateView
     capabilities: Capabilities
+    tops: Tops
     context_length: int | None
     subject: Subject
 
 
 async def explore(server: Server, wanted: str, options: Options, report: Report) -> Found:
-    """Ask a server what it is and what it can do: some fifteen small requests.
+    """Ask a server what it is and what it can do: some twenty small requests.
 
     Raises:
         ConfigError: It does not serve the model.
@@ -59,9 +62,14 @@ async def explore(server: Server, wanted: str, options: Options, report: Report)
     else:
         view = await _observed_view(wire, options, look)
     prefix = await _prefix(wire, options, looked, view, renderer)
+    raw = renderer is not None or await probe.takes_raw(wire)
+    tops = await find_tops(wire, text=raw)
     capabilities = Capabilities(
         prefix=bool(prefix),
+        raw=raw,
         logprobs=await _gives_logprobs(wire, renderer),
+        # For every way in which a question can be put here.
+        choices=bool(tops.text or not raw) and bool(tops.chat or renderer),
         seeds=await probe.heeds_seeds(wire),
     )
     extra = canonical_json(options.extra_body).decode() if options.extra_body else ""
@@ -75,6 +83,7 @@ async def explore(server: Server, wanted: str, options: Options, report: Report)
             "prefix": prefix or "none",
             "traces": "taken out by the server" if looked.trace else "inline or none",
             "listed": "yes" if served.listed else "no",
+            "next-token figures": f"{tops.chat} (chat), {tops.text} (completions)",
             "fields dropped": ", ".join(sorted(wire.dropped)) or "none",
         },
     )
@@ -84,6 +93,7 @@ async def explore(server: Server, wanted: str, options: Options, report: Report)
         separates=looked.trace is not None,
         view=view,
         capabilities=capabilities,
+        tops=tops,
         context_length=options.context_length or served.context_length,
         subject=subject,
     )

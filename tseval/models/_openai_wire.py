@@ -10,6 +10,7 @@ import re
 from typing import Any, Literal, NoReturn
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tseval.errors import BackendError, BackendUnavailable, RequestFailed
 
@@ -18,12 +19,15 @@ from ._openai_http import Json, Rejected, Server
 # Fields that a server may refuse without changing what is measured, as long as they say nothing.
 OPTIONAL = ("top_k", "min_p", "repetition_penalty", "skip_special_tokens", "seed", "bad_words")
 _DECODING = ("temperature", "top_p")
+# Hosted servers take this one beside, or instead of, the arguments of a template.
+_EFFORT, _TEMPLATE = "reasoning_effort", "chat_template_kwargs"
 # Fields that are tseval's own to set; ``-M extra_body`` must not.
 RESERVED = frozenset(
     {
         *("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "stop"),
         *("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed"),
-        *("logprobs", "echo", "continue_final_message", "add_generation_prompt"),
+        *("logprobs", "top_logprobs", "echo"),
+        *("continue_final_message", "add_generation_prompt"),
         *("skip_special_tokens", "bad_words"),
     }
 )
@@ -108,7 +112,7 @@ class Wire:
         # Refused at their neutral value only: 'top_k must be positive'.
         self._unsaid: set[str] = set()
 
-    def template_kwargs(self, wanted: dict[str, bool]) -> Json:
+    def template_kwargs(self, wanted: dict[str, Any]) -> Json:
         """Join the template arguments of a request with those of ``-M extra_body``."""
         return {**self._template_kwargs, **wanted}
 
@@ -177,13 +181,23 @@ class Wire:
                 )
         silent = self.dropped | (set() if draw.top_k else self._unsaid)
         kept = {name: value for name, value in fields.items() if name not in silent}
-        return {"model": self.model, **content, **kept, **self._extra}
+        return {"model": self.model, **self._with_effort(content), **kept, **self._extra}
+
+    def _with_effort(self, content: Json) -> Json:
+        """Say how hard to think in the way, or in both ways, that the server was seen to take."""
+        told = content.get(_TEMPLATE) or {}
+        if _EFFORT not in told or _EFFORT in self.dropped:
+            return content
+        alone = set(told) == {_EFFORT} and _TEMPLATE in self.dropped
+        kept = {name: value for name, value in content.items() if name != _TEMPLATE or not alone}
+        return {_EFFORT: told[_EFFORT], **kept}
 
     def _adapt(self, rejected: Rejected, body: Json, draw: Draw) -> bool:
         """Learn from a refusal; return whether the request is worth sending again."""
         if rejected.status not in (400, 422) or room_left(rejected, 1) is not None:
             return False
-        field = complaint(rejected, (*OPTIONAL, *_DECODING, "max_tokens", *self._extra), body)
+        known = (*OPTIONAL, *_DECODING, "max_tokens", _TEMPLATE, _EFFORT, *self._extra)
+        field = complaint(rejected, known, body)
         if field == "max_tokens" and self._limit_field == "max_tokens":
             self._limit_field = "max_completion_tokens"
             return True
@@ -191,19 +205,19 @@ class Wire:
             knows_it = field == "top_k" and not _UNKNOWN.search(rejected.message)
             (self._unsaid if knows_it and not draw.top_k else self.dropped).add(field)
             return True
+        told = body.get(_TEMPLATE) or {}
+        twice = _EFFORT in body and _EFFORT in told and _EFFORT not in self._extra
+        if twice and (field == _EFFORT or (field == _TEMPLATE and set(told) == {_EFFORT})):
+            # What is said twice may be left out once, never twice.
+            self.dropped.add(field)
+            return True
         return False
 
     def _noted(self, reply: Reply, draw: Draw) -> Reply:
         notes = reply.notes
         if draw.top_k and "top_k" in self.dropped:
             notes += ("top-k-dropped",)
-        return reply if notes == reply.notes else _with_notes(reply, notes)
-
-
-def _with_notes(reply: Reply, notes: tuple[str, ...]) -> Reply:
-    from msgspec.structs import replace
-
-    return replace(reply, notes=notes)
+        return reply if notes == reply.notes else replace(reply, notes=notes)
 
 
 def complaint(rejected: Rejected, names: tuple[str, ...], body: Json) -> str:

@@ -4,7 +4,9 @@ Plain requests go to the chat route. Where the server's prompts can be rendered 
 ``-M tokenizer`` or by the server itself), models that think and beginnings that have to be
 continued go to the completions route with those ids: trace and answer come back as the model
 wrote them, so budget and force-close work as on every other backend. Else a beginning is
-continued by the chat route, if the server was seen to do that, or not at all.
+continued by the chat route, if the server was seen to do that, or not at all. Raw prompts go to
+the completions route: as ids where they can be had, else as text, before which the server itself
+puts the beginning-of-text token.
 
 What a provider's content filter stops or withholds fails with the kind 'refused': it is counted
 under that word, never as a refusal of the model's and never as an empty answer.
@@ -12,7 +14,7 @@ under that word, never as a refusal of the model's and never as an empty answer.
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -29,6 +31,7 @@ from tseval.hookspecs import Register, hookimpl
 from tseval.roles import (
     BackendFactory,
     Capabilities,
+    ChoiceRequest,
     Completion,
     CompletionRequest,
     HiddenStatesRequest,
@@ -38,16 +41,17 @@ from tseval.roles import (
     ScoringRequest,
     Subject,
 )
-from tseval.types import LogLikelihood, Message
+from tseval.types import ChoiceScores, LogLikelihood, Message
 
 from . import _openai_probe as probe
 from ._openai_address import Address, parse_address
+from ._openai_choose import NEXT, ask_chat, ask_text, reported, scores
 from ._openai_http import Json, Rejected, Server, Sleep
 from ._openai_options import DESCRIPTIONS, api_key, read_options
 from ._openai_read import behind_trace, bound_limits, completion_of_chat, completion_of_text
-from ._openai_render import LocalRenderer, Renderer
+from ._openai_render import LocalRenderer, piece_ids, raw_ids
 from ._openai_start import Found, explore
-from ._openai_wire import Draw, Reply, Wire, cannot_start, fail, room_left
+from ._openai_wire import Draw, cannot_start, fail, room_left
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,12 +141,14 @@ class OpenAIBackend:
         return self._known().view
 
     def prompt_tokens(
-        self, messages: tuple[Message, ...], template_kwargs: dict[str, bool]
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> int | None:
-        """Length of the rendered prompt; None without a local tokenizer."""
+        """Length of the rendered prompt, or of what starts a text; None without a tokenizer."""
         found = self._known()
         if not isinstance(found.renderer, LocalRenderer):
             return None
+        if not messages:
+            return found.renderer.count_start()
         kwargs = found.wire.template_kwargs(template_kwargs)
         return found.renderer.count_prompt(_plain(messages), kwargs)
 
@@ -176,6 +182,8 @@ class OpenAIBackend:
         room = room_left(rejected, asked)
         if room is None:
             fail(rejected)
+        if room.context and not request.messages and room.tokens < min(_LEAST_ROOM, asked):
+            raise _overlong(rejected)
         tokens = room.tokens
         may_think = request.format.thinks and request.limits.thinking > 0
         if room.context and may_think and not behind_trace(request) and self.capabilities.prefix:
@@ -187,20 +195,42 @@ class OpenAIBackend:
 
     async def _complete(self, request: CompletionRequest, draw: Draw) -> Completion:
         found = self._known()
-        wire, renderer = found.wire, found.renderer
-        if renderer is not None and (request.prefix or request.format.thinks):
-            ids = await renderer.prompt_ids(
-                _plain(request.messages), wire.template_kwargs(request.template_kwargs)
-            )
-            for piece in request.prefix:
-                ids += await _ids(renderer, piece)
-            done = completion_of_text(request, await wire.complete(ids, draw))
+        plain = bool(request.messages) and not (request.prefix or request.format.thinks)
+        prompt = None if plain else await self._prompt(*_input(request))
+        if prompt is not None:
+            done = completion_of_text(request, await found.wire.complete(prompt, draw))
         else:
-            reply = await self._chat(wire, request, draw)
+            messages, fields = self._conversation(request, _beginning(request))
+            reply = await found.wire.chat(messages, draw, **fields)
             done = completion_of_chat(request, reply, separates=found.separates)
-        return await bound_limits(request, done, renderer)
+        return await bound_limits(request, done, found.renderer)
 
-    async def _chat(self, wire: Wire, request: CompletionRequest, draw: Draw) -> Reply:
+    async def _prompt(
+        self,
+        messages: tuple[Message, ...],
+        template_kwargs: dict[str, Any],
+        pieces: tuple[Piece, ...],
+    ) -> list[int] | str | None:
+        """Prompt for the completions route; None where the chat route has to make it."""
+        renderer, wire = self._known().renderer, self._known().wire
+        if not messages:
+            if not self.capabilities.raw:
+                raise CapabilityMissing(f"{self._address.url} takes no raw prompts")
+            if renderer is None:
+                return "".join(map(_text, pieces))
+            return await raw_ids(renderer, pieces)
+        if renderer is None:
+            return None
+        kwargs = wire.template_kwargs(template_kwargs)
+        ids = await renderer.prompt_ids(_plain(messages), kwargs)
+        for piece in pieces:
+            ids += await piece_ids(renderer, piece)
+        return ids
+
+    def _conversation(
+        self, request: CompletionRequest | ChoiceRequest, begun: str
+    ) -> tuple[list[Json], Json]:
+        """Messages and fields that ask the chat route to go on from a beginning."""
         messages = _plain(request.messages)
         fields: Json = {}
         if request.prefix:
@@ -209,26 +239,47 @@ class OpenAIBackend:
                     f"{self._address.url} cannot continue a given beginning",
                     hint="-M tokenizer=PATH of the served model makes it possible",
                 )
-            begun = probe.continued(_beginning(request))
-            messages.append(begun["message"])
-            fields |= begun["fields"]
-        kwargs = wire.template_kwargs(request.template_kwargs)
+            asked = probe.continued(begun)
+            messages.append(asked["message"])
+            fields |= asked["fields"]
+        kwargs = self._known().wire.template_kwargs(request.template_kwargs)
         if kwargs:
             fields["chat_template_kwargs"] = kwargs
-        return await wire.chat(messages, draw, **fields)
+        return messages, fields
+
+    async def choose(self, request: ChoiceRequest) -> ChoiceScores:
+        """Read the figures that the server reports of the one token that it writes.
+
+        Raises:
+            RequestFailed: The question does not fit (kind 'overlong'), the choices cannot be told
+                apart by one token ('malformed'), or the server failed.
+        """
+        found = self._known()
+        if not self.capabilities.choices:
+            raise CapabilityMissing(f"{self._address.url} does not say how probable tokens are")
+        try:
+            prompt = await self._prompt(*_input(request))
+            if prompt is not None:
+                reply = await ask_text(found.wire, prompt, found.tops.text)
+            else:
+                begun = "".join(map(_text, request.prefix))
+                messages, fields = self._conversation(request, begun)
+                reply = await ask_chat(found.wire, messages, found.tops.chat, **fields)
+        except Rejected as rejected:
+            room = room_left(rejected, NEXT.max_tokens)
+            if room is not None and room.context:
+                raise _overlong(rejected) from None
+            fail(rejected)
+        return scores(request.choices, reported(reply))
 
     async def loglikelihood(self, request: ScoringRequest) -> LogLikelihood:
         """Score a continuation by the log-probabilities of an echoed prompt."""
         wire, renderer = self._known().wire, self._known().renderer
         if renderer is None or not self.capabilities.logprobs:
             raise CapabilityMissing(f"{self._address.url} gives no log-probabilities of prompts")
-        ids: list[int] = []
-        if request.messages:
-            kwargs = wire.template_kwargs(request.template_kwargs)
-            ids = await renderer.prompt_ids(_plain(request.messages), kwargs)
-        for piece in request.context:
-            ids += await _ids(renderer, piece)
-        scored = await _ids(renderer, request.continuation)
+        ids = await self._prompt(request.messages, request.template_kwargs, request.context)
+        assert isinstance(ids, list), "with a renderer every prompt is token ids"
+        scored = await piece_ids(renderer, request.continuation)
         if not ids or not scored:
             raise RequestFailed("nothing to score, or nothing before it", kind="engine")
         try:
@@ -287,7 +338,9 @@ def _beginning(request: CompletionRequest) -> str:
     """Text of a prefix as the content of an assistant message."""
     text = "".join(_text(piece) for piece in request.prefix)
     fmt = request.format
-    if fmt.opened_by == "template" and not request.template_kwargs:
+    switch = fmt.off_kwargs
+    off = bool(switch) and all(request.template_kwargs.get(n) == v for n, v in switch.items())
+    if fmt.opened_by == "template" and not off:
         # The opener belongs to the generation header, which a continued message does not get.
         text = f"{fmt.opener_mark}\n{text}"
     return text
@@ -303,8 +356,14 @@ def _text(piece: Piece) -> str:
     raise CapabilityMissing("the chat route takes text, not token ids")
 
 
-async def _ids(renderer: Renderer, piece: Piece) -> list[int]:
-    return await renderer.text_ids(piece) if isinstance(piece, str) else list(piece)
+def _input(
+    request: CompletionRequest | ChoiceRequest,
+) -> tuple[tuple[Message, ...], dict[str, Any], tuple[Piece, ...]]:
+    return request.messages, request.template_kwargs, request.prefix
+
+
+def _overlong(rejected: Rejected) -> RequestFailed:
+    return RequestFailed(f"no room in the context: {rejected.message}", kind="overlong")
 
 
 @hookimpl
@@ -314,7 +373,9 @@ def register_backends(register: Register) -> None:
         BackendFactory(
             name="openai",
             summary="any OpenAI-compatible server (--base-url or OPENAI_BASE_URL)",
-            capabilities=Capabilities(prefix=True, logprobs=True, seeds=True),
+            capabilities=Capabilities(
+                prefix=True, raw=True, logprobs=True, choices=True, seeds=True
+            ),
             create=OpenAIBackend,
             options=DESCRIPTIONS,
             needs_model=False,
