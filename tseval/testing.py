@@ -6,6 +6,7 @@ model (budgets, force-closing, prefixes, kills, swaps) it does to a script, in m
 
 import asyncio
 import importlib
+import math
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -18,18 +19,20 @@ from .hookspecs import Register, hookimpl
 from .roles import (
     BackendFactory,
     Capabilities,
+    ChoiceRequest,
     Completion,
     CompletionRequest,
     HiddenStatesRequest,
     Judge,
     JudgeCase,
     ModelSpec,
+    Piece,
     Report,
     ScoringRequest,
     Subject,
 )
 from .thinking import TraceState
-from .types import LogLikelihood, Message, Verdict
+from .types import ChoiceScores, LogLikelihood, Message, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,17 +75,19 @@ class Call(Struct, frozen=True, kw_only=True):
         prefix: Text of the assistant's turn so far ('' at its start).
         seed: Row seed.
         thinking_off: Whether the chat template was told not to think.
+        raw: Where there are no messages, the raw prompt (the first piece of it).
     """
 
     messages: tuple[Message, ...]
     prefix: str
     seed: int
     thinking_off: bool = False
+    raw: str = ""
 
     @property
     def prompt(self) -> str:
-        """The last user turn."""
-        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+        """The last user turn; without messages, the raw prompt."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), self.raw)
 
     def share(self, *more: object) -> float:
         """A number in [0, 1) that depends on prompt, seed and what else is given."""
@@ -141,7 +146,7 @@ class ScriptedBackend:
         name: Name of the model.
         view: What it shows of its chat template.
         capabilities: What it can do; all of it by default.
-        context_length: In tokens, which are bytes.
+        context_length: In tokens, which are bytes; what is longer fails as 'overlong'.
         devices: Devices it occupies; two scripted models on one take turns.
         delay: Seconds a request takes.
         fail: Called before each request; may raise.
@@ -205,7 +210,7 @@ class ScriptedBackend:
         return self._view
 
     def prompt_tokens(
-        self, messages: tuple[Message, ...], template_kwargs: dict[str, bool]
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> int | None:
         """See ``Backend``."""
         return sum(len(m.content.encode()) + 8 for m in messages)
@@ -221,15 +226,9 @@ class ScriptedBackend:
     async def complete(self, request: CompletionRequest) -> Completion:
         """See ``Backend``."""
         await self._turn(request)
-        prefix = "".join(p if isinstance(p, str) else decode(p) for p in request.prefix)
-        text = self._script(
-            Call(
-                messages=request.messages,
-                prefix=prefix,
-                seed=request.seed,
-                thinking_off=request.template_kwargs.get("enable_thinking") is False,
-            )
-        )
+        call = _call(request, request.prefix, request.seed)
+        length = self._length(call, 1)
+        text = self._script(call)
         for mark in request.banned:
             text = text.split(mark)[0]
         state = TraceState(request.format, request.limits, decode, opened=request.opened)
@@ -240,24 +239,44 @@ class ScriptedBackend:
             if state.feed(token):
                 finish = "length"
                 break
-        prompt = self.prompt_tokens(request.messages, {}) or 0
         return Completion(
             text=decode(ids),
             ids=tuple(ids),
             finish=finish,
-            prompt_tokens=prompt + len(encode(prefix)),
+            prompt_tokens=length,
             tokens=len(ids),
         )
 
     async def loglikelihood(self, request: ScoringRequest) -> LogLikelihood:
         """Minus one nat a token; greedy where the script would write it."""
         await self._turn(request)
-        prefix = "".join(p if isinstance(p, str) else decode(p) for p in request.context)
-        wanted = request.continuation
-        text = wanted if isinstance(wanted, str) else decode(wanted)
-        written = self._script(Call(messages=request.messages, prefix=prefix, seed=0))
+        text = _joined((request.continuation,))
+        written = self._script(_call(request, request.context))
         tokens = len(encode(text))
         return LogLikelihood(total=-float(tokens), greedy=written.startswith(text), tokens=tokens)
+
+    async def choose(self, request: ChoiceRequest) -> ChoiceScores:
+        """Give 0.9 to the choice that the script's reply begins with; the others share the rest.
+
+        Where it begins with none, all share alike.
+        """
+        await self._turn(request)
+        call = _call(request, request.prefix)
+        self._length(call, 0)
+        firsts = [encode(choice)[:1] for choice in request.choices]
+        if not all(firsts) or len(set(firsts)) < len(firsts):
+            raise RequestFailed(
+                f"two of the choices {', '.join(map(repr, request.choices))} begin with the same"
+                " byte, or one with none",
+                kind="malformed",
+            )
+        reply = self._script(call)
+        chosen = [choice for choice in request.choices if reply.startswith(choice)]
+        rest = 0.1 if chosen else 1.0
+        share = math.log(rest / max(len(firsts) - len(chosen), 1))
+        return ChoiceScores(
+            logprobs={c: math.log(0.9) if c in chosen else share for c in request.choices}
+        )
 
     async def hidden_states(self, request: HiddenStatesRequest) -> "np.ndarray":
         """Sixteen pseudo-random numbers that depend on everything up to the position."""
@@ -265,15 +284,22 @@ class ScriptedBackend:
 
         await self._turn(request)
         text = "\n".join(m.content for m in request.messages)
-        ids = encode(text) + encode(
-            "".join(p if isinstance(p, str) else decode(p) for p in request.prefix)
-        )
+        ids = encode(text) + encode(_joined(request.prefix))
         rows = []
         for position in request.positions:
             upto = bytes(str(ids[: position % len(ids) + 1]), "ascii")
             seeds = [sha256(upto + str(layer).encode()).digest() for layer in request.layers]
             rows.append([np.frombuffer(seed, np.uint16).astype(np.float32) for seed in seeds])
         return np.asarray(rows, dtype=np.float32) / 65536 - 0.5
+
+    def _length(self, call: Call, new: int) -> int:
+        """Length of a whole input, that with so many ``new`` tokens has to fit the context."""
+        length = (self.prompt_tokens(call.messages, {}) or 0) + len(encode(call.raw + call.prefix))
+        if self.context_length is not None and length + new > self.context_length:
+            raise RequestFailed(
+                f"the input has {length} tokens, the context {self.context_length}", kind="overlong"
+            )
+        return length
 
     async def _turn(self, request: Any) -> None:
         if not self._loaded:
@@ -289,8 +315,34 @@ class ScriptedBackend:
             self.running -= 1
 
 
+def _call(
+    request: CompletionRequest | ScoringRequest | ChoiceRequest,
+    pieces: tuple[Piece, ...],
+    seed: int = 0,
+) -> Call:
+    begun = pieces if request.messages else pieces[1:]
+    return Call(
+        messages=request.messages,
+        prefix=_joined(begun),
+        seed=seed,
+        thinking_off=request.template_kwargs.get("enable_thinking") is False,
+        raw=_joined(pieces[: len(pieces) - len(begun)]),
+    )
+
+
+def _joined(pieces: tuple[Piece, ...]) -> str:
+    return "".join(p if isinstance(p, str) else decode(p) for p in pieces)
+
+
 _EVERYTHING = Capabilities(
-    chat=True, prefix=True, token_ids=True, logprobs=True, hidden_states=True, seeds=True
+    chat=True,
+    prefix=True,
+    token_ids=True,
+    raw=True,
+    logprobs=True,
+    choices=True,
+    hidden_states=True,
+    seeds=True,
 )
 _SCRIPTS: dict[str, tuple[Script, TemplateView]] = {
     "mixed": (mixed, _CHAT_VIEW),

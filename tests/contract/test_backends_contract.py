@@ -1,6 +1,7 @@
 """What every backend must do, whatever it runs: the contract in ``tseval.roles.Backend``."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -8,9 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from tseval.errors import CapabilityMissing
+from tseval.errors import CapabilityMissing, RequestFailed
 from tseval.formats import BUILTIN_FAMILIES, NO_FORMAT, choose_format
-from tseval.roles import Backend, CompletionRequest, HiddenStatesRequest, ModelSpec, ScoringRequest
+from tseval.roles import (
+    Backend,
+    ChoiceRequest,
+    CompletionRequest,
+    HiddenStatesRequest,
+    ModelSpec,
+    ScoringRequest,
+)
 from tseval.rollouts import Model, Plan, roll_out
 from tseval.testing import ScriptedBackend
 from tseval.thinking import Limits
@@ -54,7 +62,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Backend]]:
     """Give a function that makes a backend; a server it needs lives as long as the module."""
     with ExitStack() as stack:
         if request.param == "scripted":
-            yield ScriptedBackend
+            yield lambda: ScriptedBackend(context_length=4096)
         elif request.param == "openai":
             yield _served(stack)
         else:
@@ -68,7 +76,8 @@ def _served(stack: ExitStack, **behaviour: Any) -> Callable[[], Backend]:
     from tests.support.openai_server import serving
     from tseval.models.openai import OpenAIBackend
 
-    server = stack.enter_context(serving(tokenize=True, **behaviour))
+    known = {"tokenize": True, "starts": "<s>", "top_logprobs": 20}
+    server = stack.enter_context(serving(**known | behaviour))
     return lambda: OpenAIBackend(ModelSpec(backend="openai", name="toy", base_url=server.url))
 
 
@@ -204,6 +213,93 @@ def test_an_endless_trace_is_force_closed_and_answered(
             assert rollout.trace_tokens == 6
 
     play(make_rambling, scene)
+
+
+RAW = "The names of three colours are:"
+
+
+def raw(*pieces: str | tuple[int, ...], tokens: int = 12) -> CompletionRequest:
+    return CompletionRequest(
+        messages=(), prefix=pieces, limits=Limits(thinking=0, answer=tokens), sampling=GREEDY
+    )
+
+
+def test_a_raw_prompt_is_continued_and_is_as_long_as_it_says(make: Callable[[], Backend]) -> None:
+    async def scene(backend: Backend) -> None:
+        assert backend.capabilities.raw, "every backend here takes raw prompts"
+        done = await backend.complete(raw(RAW))
+        assert done.text
+        assert (await backend.complete(raw(RAW))).text == done.text
+        assert not done.notes
+        start, length = backend.prompt_tokens((), {}), backend.text_tokens(RAW)
+        if start is not None and length is not None:
+            assert start in (0, 1)
+            assert done.prompt_tokens == start + length
+        if done.ids is not None:
+            rest = await backend.complete(raw(RAW, done.ids[:3], tokens=9))
+            assert (*done.ids[:3], *(rest.ids or ())) == done.ids
+
+    play(make, scene)
+
+
+@pytest.mark.parametrize("asked", ["chat", "raw"])
+def test_the_choice_that_a_greedy_answer_begins_with_is_the_most_probable(
+    make: Callable[[], Backend], asked: str
+) -> None:
+    question = {"messages": turns(PROMPTS[3])} if asked == "chat" else {"prefix": (RAW,)}
+
+    async def scene(backend: Backend) -> None:
+        assert backend.capabilities.choices, "every backend here can be asked"
+        said = raw(RAW, tokens=1) if asked == "raw" else request(PROMPTS[3], tokens=1)
+        begun = (await backend.complete(said)).text
+        choices = (begun, "~", "=")
+        found = await backend.choose(ChoiceRequest(**question, choices=choices))
+        assert found.logprobs.keys() <= set(choices)
+        assert (found.floor is None) == (len(found.logprobs) == 3)
+        assert all(value <= 0 for value in found.logprobs.values())
+        assert sum(math.exp(value) for value in found.logprobs.values()) <= 1 + 1e-6
+        assert max(found.logprobs, key=found.logprobs.__getitem__) == begun
+        again = await backend.choose(ChoiceRequest(**question, choices=choices[::-1]))
+        assert again.logprobs == pytest.approx(found.logprobs, abs=1e-5)
+
+    play(make, scene)
+
+
+def test_choices_that_begin_alike_fail_and_harm_no_other(make: Callable[[], Backend]) -> None:
+    async def scene(backend: Backend) -> None:
+        def asked(*choices: str) -> ChoiceRequest:
+            return ChoiceRequest(messages=turns(PROMPTS[1]), choices=choices)
+
+        alike, whole = await asyncio.gather(
+            backend.choose(asked("yes", "yes, please")),
+            backend.choose(asked("yes", "no")),
+            return_exceptions=True,
+        )
+        assert isinstance(alike, RequestFailed)
+        assert "'yes', 'yes, please'" in alike.message
+        assert not isinstance(whole, BaseException)
+
+    play(make, scene)
+
+
+def test_a_question_that_does_not_fit_says_that_it_is_too_long(
+    make: Callable[[], Backend],
+) -> None:
+    async def scene(backend: Backend) -> None:
+        length = backend.context_length
+        if length is None:
+            return
+        long = "word " * length
+        for work in (
+            backend.choose(ChoiceRequest(prefix=(long,), choices=("yes", "no"))),
+            backend.choose(ChoiceRequest(messages=turns(long), choices=("yes", "no"))),
+            backend.complete(raw(long)),
+        ):
+            with pytest.raises(RequestFailed) as caught:
+                await work
+            assert caught.value.kind == "overlong"
+
+    play(make, scene)
 
 
 def test_what_it_cannot_do_is_refused_and_what_it_can_is_sound(make: Callable[[], Backend]) -> None:
