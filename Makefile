@@ -44,7 +44,10 @@ lint: $(DEV) ## check style (ruff) and types (mypy --strict)
 	@$(PY) -m mypy --strict tseval
 
 bench: $(DEV) ## print the timings: every script in bench/, one table each
-	@for script in bench/*.py; do echo "==> $$script"; $(PY) "$$script"; done
+	@for script in bench/*.py; do \
+		case "$$script" in */kill_resume.py) more="--rollouts 4";; *) more="";; esac; \
+		echo "==> $$script $$more"; $(PY) "$$script" $$more; \
+	done
 
 wheel: $(DEV) ## build the wheel into dist/
 	@rm -rf build dist
