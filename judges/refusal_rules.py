@@ -31,8 +31,8 @@ class RefusalRules:
         paper="labels as in arXiv 2308.01263",
     )
 
-    async def judge(self, case, ask):
-        """See ``tseval.roles.Judge``; ``ask`` is not used."""
+    async def judge(self, case, model):
+        """See ``tseval.roles.Judge``; no model is used."""
         from ._refusal_text import (
             classify,
         )  # compiles its patterns, which takes a third of a second

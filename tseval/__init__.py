@@ -25,27 +25,31 @@ if TYPE_CHECKING:
     )
     from .hookspecs import hookimpl
     from .metrics import Judged, outcome_of, score
+    from .panels import Panel, VoteRule
     from .prompt_benchmark import PromptBenchmark, register_cards, register_suites
     from .protocol import Protocol
     from .roles import (
-        Ask,
         Backend,
         BackendFactory,
         Benchmark,
         Capabilities,
+        ChoiceRequest,
         Completion,
         CompletionRequest,
         Judge,
         JudgeCard,
         JudgeCase,
+        JudgeModel,
         MetricSpec,
         ModelSpec,
+        Question,
         Subject,
     )
     from .rollouts import Continuation
     from .session import Session
     from .spec import RunSpec
     from .types import (
+        ChoiceScores,
         Estimate,
         LogLikelihood,
         Message,
@@ -76,27 +80,31 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "hookspecs": ("hookimpl",),
     "metrics": ("Judged", "outcome_of", "score"),
+    "panels": ("Panel", "VoteRule"),
     "prompt_benchmark": ("PromptBenchmark", "register_cards", "register_suites"),
     "protocol": ("Protocol",),
     "roles": (
-        "Ask",
         "Backend",
         "BackendFactory",
         "Benchmark",
         "Capabilities",
+        "ChoiceRequest",
         "Completion",
         "CompletionRequest",
         "Judge",
         "JudgeCard",
         "JudgeCase",
+        "JudgeModel",
         "MetricSpec",
         "ModelSpec",
+        "Question",
         "Subject",
     ),
     "rollouts": ("Continuation",),
     "session": ("Session",),
     "spec": ("RunSpec",),
     "types": (
+        "ChoiceScores",
         "Estimate",
         "LogLikelihood",
         "Message",
@@ -111,7 +119,6 @@ _HOMES: dict[str, tuple[str, ...]] = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Ask",
     "Backend",
     "BackendError",
     "BackendFactory",
@@ -120,6 +127,8 @@ __all__ = [
     "BenchmarkCard",
     "Capabilities",
     "CapabilityMissing",
+    "ChoiceRequest",
+    "ChoiceScores",
     "Completion",
     "CompletionRequest",
     "ConfigError",
@@ -130,15 +139,18 @@ __all__ = [
     "Judge",
     "JudgeCard",
     "JudgeCase",
+    "JudgeModel",
     "Judged",
     "LogLikelihood",
     "Message",
     "MetricSpec",
     "ModelSpec",
     "NotComparable",
+    "Panel",
     "PluginError",
     "PromptBenchmark",
     "Protocol",
+    "Question",
     "RequestFailed",
     "Rollout",
     "RowSkipped",
@@ -154,6 +166,7 @@ __all__ = [
     "TsevalError",
     "UnknownName",
     "Verdict",
+    "VoteRule",
     "__version__",
     "hookimpl",
     "outcome_of",

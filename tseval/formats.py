@@ -7,7 +7,7 @@ Legend: *mark* = text that the model writes; *opener*, *closer* = text that tsev
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -239,7 +239,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     """
 
     format: ThinkingFormat
-    template_kwargs: dict[str, bool] = {}
+    template_kwargs: dict[str, Any] = {}
     prefill: str = ""
     opened: bool = False
     closed: bool = False

@@ -39,7 +39,10 @@ _INDEX_HEAD = struct.Struct("<8sHQI")
 _INDEX_MAGIC = b"tsevalix"
 _SEGMENT_SHIFT = 40  # place = segment << 40 | byte offset
 
-Kind = Literal["generation", "extension", "loglikelihood", "hidden", "verdict", "row", "error"]
+# Index files name a kind by its place here: add at the end.
+Kind = Literal[
+    "generation", "extension", "loglikelihood", "hidden", "verdict", "row", "error", "choice"
+]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

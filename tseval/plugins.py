@@ -18,6 +18,7 @@ from . import hookspecs
 from .cards import Suite
 from .errors import PluginError, TsevalError, UnknownName
 from .formats import FormatFamily
+from .panels import Panel
 from .roles import BackendFactory, JudgeCard, MetricSpec
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ ENGINE_PLUGINS = (
     "tseval.models.demo",
     "tseval.models.hf",
     "tseval.models.openai",
+    "tseval.models.vllm",
     "tseval.testing",
 )
 ENTRY_POINT_GROUP = "tseval"
@@ -139,11 +141,17 @@ def _board_name(value: Any) -> str:
     return str(getattr(value, "name", value))
 
 
+def _judge_or_panel(value: Any) -> str:
+    if isinstance(value, Panel):
+        return _named("judge")(value)
+    return _named("judge", *_JUDGE_MEMBERS)(value)
+
+
 _JUDGE_MEMBERS = ("judge", *(f"card.{name}" for name in JudgeCard.__struct_fields__))
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "suites": ("suite", _instance("suite", Suite)),
     "benchmarks": ("benchmark", _named("benchmark", "card.summary", "run")),
-    "judges": ("judge", _named("judge", *_JUDGE_MEMBERS)),
+    "judges": ("judge", _judge_or_panel),
     "backends": ("backend", _instance("backend", BackendFactory)),
     "trainers": ("trainer", _named("trainer", "train")),
     "interventions": ("intervention", _named("intervention", "complete", "identity")),

@@ -120,7 +120,7 @@ class Preset(Struct, frozen=True, kw_only=True):
     Attributes:
         name: As the flag takes it; an override shows as 'name+field'.
         summary: Where it comes from.
-        judge: Judge by metric label, e.g. {'refusal': 'refusal-rules'}.
+        judges: Specifications of the judges.
         decoding: 'fixed' values, or each model's 'recommended' ones.
         sampling: Decoding values.
         answer_tokens: Most tokens of the answer; None leaves it to the benchmark's card.
@@ -131,7 +131,7 @@ class Preset(Struct, frozen=True, kw_only=True):
 
     name: str
     summary: str
-    judge: str = "refusal-rules"
+    judges: tuple[str, ...] = ("refusal-rules",)
     decoding: Literal["fixed", "recommended"] = "fixed"
     sampling: Sampling = Sampling()
     answer_tokens: int | None = None
@@ -150,8 +150,13 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="thinksafe",
             summary="arXiv 2601.23143: 16384 tokens, the model's own decoding; Llama Guard 3 on"
-            " trace and answer",
-            judge="llama-guard-3-8b",
+            " trace and answer, and on the answer alone; WildGuard likewise for refusals",
+            judges=(
+                "llama-guard-3-8b",
+                "llama-guard-3-8b(text=answer)",
+                "wildguard",
+                "wildguard(text=answer)",
+            ),
             decoding="recommended",
             thinking=Thinking(budget=16384, unclosed="judge-trace"),
             text="both",
@@ -160,7 +165,7 @@ PRESETS: dict[str, Preset] = {
             name="ri2026",
             summary="arXiv 2606.25013: the model's own decoding, four rollouts, 16384 thinking"
             " tokens, then force-close; four-guard panel on the answer",
-            judge="panel/ri2026",
+            judges=("panel/ri2026",),
             decoding="recommended",
             rollouts=4,
             answer_tokens=1024,

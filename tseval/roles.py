@@ -14,7 +14,16 @@ from msgspec import Struct
 
 from .formats import NO_FORMAT, TemplateView, ThinkingFormat
 from .thinking import Limits
-from .types import LogLikelihood, Message, Rollout, Sampling, Score, TextJudged, Verdict
+from .types import (
+    ChoiceScores,
+    LogLikelihood,
+    Message,
+    Rollout,
+    Sampling,
+    Score,
+    TextJudged,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +44,9 @@ class Capabilities(Struct, frozen=True, kw_only=True):
         chat: Takes messages.
         prefix: Continues from a given beginning of the assistant's turn.
         token_ids: Reports the token ids of what it generated and accepts them as a prefix.
+        raw: Takes a text that is the whole prompt instead of messages.
         logprobs: Scores given continuations.
+        choices: Says how probable given answers are as the next token.
         hidden_states: Returns hidden states.
         seeds: Equal row seeds give equal draws (batch effects of low precision aside).
     """
@@ -43,7 +54,9 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     chat: bool = True
     prefix: bool = False
     token_ids: bool = False
+    raw: bool = False
     logprobs: bool = False
+    choices: bool = False
     hidden_states: bool = False
     seeds: bool = False
 
@@ -91,7 +104,9 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     """One completion to be made.
 
     Attributes:
-        messages: The conversation before templating.
+        messages: The conversation before templating. Without any, ``prefix`` is the whole
+            prompt (``raw``): no template is applied, marks in it are special tokens, and the
+            tokenizer's own beginning-of-text token stands before it, once, if it has one.
         template_kwargs: Arguments for the chat template.
         prefix: Pieces that follow the rendered prompt, in order: text is tokenised on its own,
             ids are taken as they are.
@@ -105,7 +120,7 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     """
 
     messages: tuple[Message, ...]
-    template_kwargs: dict[str, bool] = {}
+    template_kwargs: dict[str, Any] = {}
     prefix: tuple[Piece, ...] = ()
     format: ThinkingFormat = NO_FORMAT
     opened: bool = False
@@ -150,7 +165,22 @@ class ScoringRequest(Struct, frozen=True, kw_only=True):
     messages: tuple[Message, ...]
     context: tuple[Piece, ...] = ()
     continuation: Piece
-    template_kwargs: dict[str, bool] = {}
+    template_kwargs: dict[str, Any] = {}
+
+
+class ChoiceRequest(Struct, frozen=True, kw_only=True):
+    """A question that is answered by the probability of the next token.
+
+    Attributes:
+        messages, prefix, template_kwargs: As for :class:`CompletionRequest`.
+        choices: Possible answers, two or more; the first token of each, tokenised on its own,
+            stands for it, so no two may begin with the same token.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prefix: tuple[Piece, ...] = ()
+    template_kwargs: dict[str, Any] = {}
+    choices: tuple[str, ...]
 
 
 class HiddenStatesRequest(Struct, frozen=True, kw_only=True):
@@ -169,7 +199,7 @@ class HiddenStatesRequest(Struct, frozen=True, kw_only=True):
     prefix: tuple[Piece, ...] = ()
     positions: tuple[int, ...]
     layers: tuple[int, ...] = (-1,)
-    template_kwargs: dict[str, bool] = {}
+    template_kwargs: dict[str, Any] = {}
 
 
 class Backend(Protocol):
@@ -218,7 +248,7 @@ class Backend(Protocol):
         ...
 
     def prompt_tokens(
-        self, messages: tuple[Message, ...], template_kwargs: dict[str, bool]
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> int | None:
         """Length of the rendered prompt in tokens; None where the backend cannot know."""
         ...
@@ -237,6 +267,13 @@ class Backend(Protocol):
 
     async def loglikelihood(self, request: ScoringRequest) -> LogLikelihood:
         """Score a continuation; only called with ``logprobs``."""
+        ...
+
+    async def choose(self, request: ChoiceRequest) -> ChoiceScores:
+        """Say how probable each choice is as the next token; only called with ``choices``.
+
+        Raises RequestFailed where two choices begin with the same token.
+        """
         ...
 
     async def hidden_states(self, request: HiddenStatesRequest) -> np.ndarray:
@@ -292,8 +329,11 @@ class JudgeCard(Struct, frozen=True, kw_only=True):
         labels: What it says: 'refusal', 'harmful', or both.
         sees: Which text it judges unless told otherwise.
         summary, licence, paper: For ``tseval ls judges`` and the docs.
-        identity: Everything else that determines a verdict: prompt hash, model revision ...
+        identity: Everything else that determines a verdict: prompt hash, vote rule ...
         model: Default model string of judges that run one, or ''.
+        asked: The ways in which its model can be asked, best first: 'raw' (tseval renders the
+            published prompt) or 'chat' (messages, and the model's own chat template).
+        choices: Whether it reads the probabilities of the next token where the backend has them.
     """
 
     name: str
@@ -305,6 +345,8 @@ class JudgeCard(Struct, frozen=True, kw_only=True):
     paper: str = ""
     identity: dict[str, str] = {}
     model: str = ""
+    asked: tuple[Literal["raw", "chat"], ...] = ("chat",)
+    choices: bool = False
 
 
 class JudgeCase(Struct, frozen=True, kw_only=True):
@@ -314,8 +356,58 @@ class JudgeCase(Struct, frozen=True, kw_only=True):
     text: str
 
 
-# Asks the judge's own model; the session memoises, journals and schedules the call.
-Ask = Callable[[tuple[Message, ...], Sampling], Awaitable[Rollout]]
+class Question(Struct, frozen=True, kw_only=True):
+    """What a judge asks its model.
+
+    Attributes:
+        messages: A conversation; empty if ``raw`` is the prompt.
+        raw: The whole prompt as text, without the beginning-of-text token.
+        template_kwargs: Arguments for the chat template.
+    """
+
+    messages: tuple[Message, ...] = ()
+    raw: str = ""
+    template_kwargs: dict[str, Any] = {}
+
+
+class JudgeModel(Protocol):
+    """A judge's own model, as the session hands it over: memoised, journalled, scheduled.
+
+    Attributes:
+        asked: 'raw' or 'chat': the first way on the judge's card that the backend can.
+        choices: Whether :meth:`choose` may be called.
+        context_length: Tokens that question and reply share; None if unknown.
+    """
+
+    asked: Literal["raw", "chat"]
+    choices: bool
+    context_length: int | None
+
+    def tokens(self, question: Question) -> int | None:
+        """Length of the question in tokens; None where the backend cannot know."""
+        ...
+
+    async def reply(
+        self, question: Question, *, tokens: int, think: int = 0, temperature: float = 0.0
+    ) -> Rollout:
+        """Have the model answer.
+
+        Args:
+            question: What is asked.
+            tokens: Most tokens of the answer.
+            think: Most tokens of a thinking trace before it, for models that think; the answer
+                of a trace that never closed is None.
+            temperature: 0 is greedy.
+
+        Raises:
+            RequestFailed: The backend failed; kind 'overlong' if the question does not fit.
+            RowSkipped: The question leaves too little of the context.
+        """
+        ...
+
+    async def choose(self, question: Question, choices: tuple[str, ...]) -> ChoiceScores:
+        """Say how probable each choice is as the next token; raises like :meth:`reply`."""
+        ...
 
 
 class Judge(Protocol):
@@ -328,8 +420,8 @@ class Judge(Protocol):
 
     card: JudgeCard
 
-    async def judge(self, case: JudgeCase, ask: Ask | None) -> Verdict:
-        """Return a verdict; ``ask`` is None for judges without a model."""
+    async def judge(self, case: JudgeCase, model: JudgeModel | None) -> Verdict:
+        """Return a verdict; ``model`` is None for judges that run none."""
         ...
 
 

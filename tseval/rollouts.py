@@ -4,11 +4,12 @@ This is the one place where the thinking contract meets a backend, so it holds f
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from msgspec import Struct, structs
 
 from .errors import RowSkipped
-from .formats import Opening, ThinkingFormat, opening, replay_prefill
+from .formats import NO_FORMAT, Opening, ThinkingFormat, opening, replay_prefill
 from .roles import Backend, Completion, CompletionRequest, Piece, Subject
 from .thinking import Limits, Parsed, parse, parse_answer, split_ids
 from .types import ClosedBy, Message, Rollout, Sampling, Thinking
@@ -73,6 +74,8 @@ class Plan(Struct, frozen=True, kw_only=True):
         messages: The conversation, system prompt included.
         sampling: How tokens are drawn.
         thinking: Mode, budget, rule.
+        raw: A text that is the whole prompt, where there are no messages.
+        template_kwargs: Further arguments for the chat template.
     """
 
     key: str
@@ -80,6 +83,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     messages: tuple[Message, ...]
     sampling: Sampling
     thinking: Thinking
+    raw: str = ""
+    template_kwargs: dict[str, Any] = {}
 
 
 async def roll_out(model: Model, plan: Plan) -> Rollout:
@@ -93,7 +98,14 @@ async def roll_out(model: Model, plan: Plan) -> Rollout:
         RowSkipped: The prompt leaves fewer than 256 tokens of the context.
         RequestFailed: The backend failed.
     """
-    start = opening(model.format, plan.thinking.mode)
+    if plan.raw:
+        # Nobody's template, and so nobody's trace.
+        start = Opening(format=NO_FORMAT, prefill=plan.raw)
+    else:
+        start = opening(model.format, plan.thinking.mode)
+    if plan.template_kwargs:
+        kwargs = {**start.template_kwargs, **plan.template_kwargs}
+        start = structs.replace(start, template_kwargs=kwargs)
     limits = _limits(model, plan, start)
     rollout = await _think_and_answer(model, plan, start, limits)
     short = []

@@ -60,6 +60,7 @@ class Manifest(Struct, kw_only=True):
         legs: One entry a process.
         failed, skipped: Benchmarks that failed or were skipped, with the reason.
         warnings: Remarks that belong beside the scores.
+        judges: Judges that ``tseval judge`` added to those of the specification.
         schema: Of this file.
     """
 
@@ -73,6 +74,7 @@ class Manifest(Struct, kw_only=True):
     failed: dict[str, str] = {}
     skipped: dict[str, str] = {}
     warnings: list[str] = []
+    judges: list[str] = []
     schema: int = MANIFEST_SCHEMA
 
 

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
-from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -16,19 +15,18 @@ from msgspec import Struct
 
 from .arrays import ArrayStore
 from .errors import CapabilityMissing, ConfigError, JournalError, TsevalError
-from .formats import choose_format
 from .journal import Journal
+from .judging import seat_judges
+from .loading import Models
 from .mapping import ENDS_THE_RUN, leaves
-from .metrics import average
 from .plugins import Registry
-from .protocol import fingerprint
-from .roles import Backend, Benchmark, Completion, CompletionRequest, Judge, ModelSpec, Report
+from .roles import Backend, Benchmark
 from .rollouts import Model
 from .runfolder import Leg, Manifest, RunFolder, Scorecard, choose_folder
 from .runfolder import versions as versions
-from .scheduler import Scheduler
+from .scoring import averages
 from .session import Session
-from .spec import RunSpec, parse_model
+from .spec import RunSpec
 from .types import Rollout, Score
 
 # Shares of verdicts without a label above which a run warns, and above which it is incomplete.
@@ -81,20 +79,6 @@ class Outcome(Struct, kw_only=True):
         return 5 if incomplete else 0
 
 
-class JudgeSpec(Struct, frozen=True, kw_only=True):
-    """A judge as asked for: ``name`` or ``name@model``."""
-
-    text: str
-    name: str
-    model: str
-
-
-def parse_judge(text: str) -> JudgeSpec:
-    """Read a judge specification."""
-    name, _, model = text.partition("@")
-    return JudgeSpec(text=text, name=name, model=model)
-
-
 async def run(
     spec: RunSpec,
     registry: Registry,
@@ -121,9 +105,8 @@ async def run(
             nothing that was computed is lost.
     """
     benchmarks = [registry.benchmarks[name] for name in spec.benchmarks]
-    judge_specs = [parse_judge(text) for text in spec.judges]
-    for judge in judge_specs:
-        registry.judges[judge.name]  # an unknown name is said before a model is loaded
+    # An unknown name is said before a model is loaded.
+    seat_judges(spec.judges, registry, spec.judge_options)
     for data in spec.data_dirs:
         if not Path(data).is_dir():
             raise ConfigError(f"--data-dir {data} is no folder", hint="pass existing folders")
@@ -144,11 +127,14 @@ async def run(
     manifest.status, manifest.failed, manifest.skipped = "running", {}, {}
     manifest.versions = versions()
     manifest.plugins = [f"{o.plugin} ({o.distribution} {o.version})" for o in registry.origins()]
-    models = _Models(spec, registry, display.phase)
+    models = Models(registry, display.phase)
     session: Session | None = None
     try:
         folder.save()
-        await models.start(manifest, backend, judge_specs)
+        judges = (*spec.judges, *(text for text in manifest.judges if text not in spec.judges))
+        seats = seat_judges(judges, registry, spec.judge_options)
+        await models.start_judges(seats)
+        await models.start_target(spec, manifest, backend)
         leg.execution = dict(models.target.subject.execution)
         folder.save()
         registry.manager.hook.run_started(
@@ -163,7 +149,7 @@ async def run(
             journal=journal,
             registry=registry,
             models=models.started,
-            judges=models.judges,
+            judges=seats,
             scheduler=models.scheduler,
             arrays=ArrayStore(folder.path / "arrays"),
             on_rollout=on_rollout,
@@ -173,7 +159,7 @@ async def run(
         folder.save_scores(scorecard)
         manifest.warnings = list(session.warnings)
         outcome = Outcome(
-            folder=folder, scorecard=scorecard, lost_share=_lost_share(scores, registry)
+            folder=folder, scorecard=scorecard, lost_share=lost_share(scores, registry)
         )
         # With failures that another try might mend, the same command resumes and tries again.
         mendable = any(score.excluded.get("error") for score in scores)
@@ -200,110 +186,6 @@ async def run(
             with contextlib.suppress(JournalError):
                 folder.save()
             journal.close()
-
-
-class _Models:
-    """Every model of a run, started, with the scheduler that knows them."""
-
-    def __init__(self, spec: RunSpec, registry: Registry, report: Report) -> None:
-        self._spec = spec
-        self._registry = registry
-        self._report = report
-        self.scheduler = Scheduler(report=report)
-        self.started: dict[str, Model] = {}
-        self.judges: dict[str, tuple[Judge, str]] = {}
-
-    @property
-    def target(self) -> Model:
-        return self.started["target"]
-
-    async def start(
-        self, manifest: Manifest, backend: Backend | None, judges: list[JudgeSpec]
-    ) -> None:
-        """Start the judges' models, then the model under test, which stays loaded first."""
-        for judge in judges:
-            await self._judge(judge)
-        spec = _keep_dtype(self._spec.model, manifest)
-        backend = backend or self._registry.backends[spec.backend].create(spec)
-        await self._make_room(backend)
-        self.started["target"] = await self._model("target", backend, spec)
-        self.scheduler.add("target", backend, resident=True)
-        subject = self.target.subject
-        if manifest.subject is not None and manifest.subject.identity != subject.identity:
-            fields = _differences(manifest.subject.identity, subject.identity)
-            raise ConfigError(
-                f"the model has changed since this run began ({fields})",
-                hint="start another run with --fresh",
-            )
-        manifest.subject = subject
-
-    async def close(self) -> None:
-        """Free every device."""
-        for model in self.started.values():
-            with contextlib.suppress(TsevalError):
-                await model.backend.close()
-
-    async def _judge(self, judge: JudgeSpec) -> None:
-        plugin = self._registry.judges[judge.name]
-        text = judge.model or plugin.card.model
-        if not text:
-            self.judges[judge.text] = (plugin, "")
-            return
-        needs = {n: f.needs_model for n, f in self._registry.backends.items()}
-        spec = parse_model(text, needs)
-        role = f"judge {judge.text}"
-        backend = self._registry.backends[spec.backend].create(spec)
-        await self._make_room(backend)
-        self.started[role] = await self._model(role, backend, spec)
-        self.scheduler.add(role, backend, resident=True)
-        self.judges[judge.text] = (plugin, role)
-
-    async def _make_room(self, backend: Backend) -> None:
-        """Unload the models that the next one shares a device with."""
-        wanted = set(backend.devices) - {"cpu"}
-        for name, model in self.started.items():
-            if wanted & set(model.backend.devices) and self.scheduler.is_resident(name):
-                await model.backend.close()
-                self.scheduler.evict(name)
-
-    async def _model(self, name: str, backend: Backend, spec: ModelSpec) -> Model:
-        subject = await backend.start(self._report)
-        view = backend.template()
-        fmt = choose_format(self._registry.formats.values(), view, spec.options.get("format", ""))
-        is_target = name == "target"
-        complete, extra = backend.complete, {}
-        if is_target and self._spec.intervention:
-            intervention = self._registry.interventions[self._spec.intervention]
-            extra = {"intervention": intervention.name, **intervention.identity}
-            inner = backend.complete
-
-            async def complete(request: CompletionRequest) -> Completion:
-                done: Completion = await intervention.complete(request, inner)
-                return done
-
-        prompt = self._spec.system_prompt if is_target else ""
-        return Model(
-            name=name,
-            backend=backend,
-            subject=subject,
-            format=fmt,
-            complete=complete,
-            identity=fingerprint([subject.identity, fmt.name, extra, prompt]),
-            system_prompt=prompt,
-        )
-
-
-def _keep_dtype(spec: ModelSpec, manifest: Manifest) -> ModelSpec:
-    """Resume in the precision that the run began with, unless told otherwise."""
-    dtypes = (leg.execution.get("dtype") for leg in manifest.legs)
-    kept = next((dtype for dtype in dtypes if dtype), None)
-    if not kept or "dtype" in spec.options or "deterministic" in spec.options:
-        return spec
-    return msgspec.structs.replace(spec, options={**spec.options, "dtype": kept})
-
-
-def _differences(left: dict[str, str], right: dict[str, str]) -> str:
-    return ", ".join(sorted(n for n in {*left, *right} if left.get(n) != right.get(n)))
 
 
 async def _run_all(
@@ -373,7 +255,7 @@ def _scorecard(
         seed=spec.seed,
         scores=[
             *ordered,
-            *_averages(spec, registry, ordered, {*manifest.failed, *manifest.skipped}),
+            *averages(spec.suites, registry, ordered, {*manifest.failed, *manifest.skipped}),
         ],
         protocols={p: session.protocols[p].canonical() for p in sorted(session.protocols)},
         system_prompt_hash=sha256(prompt.encode()).hexdigest()[:12] if prompt else "",
@@ -382,33 +264,7 @@ def _scorecard(
     )
 
 
-def _averages(
-    spec: RunSpec, registry: Registry, scores: list[Score], missing: set[str]
-) -> list[Score]:
-    """Average each metric over a suite's benchmarks.
-
-    A metric that a missing benchmark of the suite measures is left out: the mean of the rest
-    would be another number under the suite's name.
-    """
-    found: list[Score] = []
-    for suite in spec.suites:
-        members = set(registry.suites[suite].benchmarks)
-        lacking = {
-            name
-            for member in members & missing
-            for listed in getattr(registry.benchmarks[member].card, "metrics", ())
-            for name in (listed, *registry.metrics[listed].companions)
-        }
-        whole = [s for s in scores if s.benchmark in members and not s.group]
-        whole.sort(key=lambda s: (s.metric, s.judge))
-        for (metric, _), same in groupby(whole, key=lambda s: (s.metric, s.judge)):
-            mean = None if metric in lacking else average(suite, list(same))
-            if mean is not None:
-                found.append(mean)
-    return found
-
-
-def _lost_share(scores: list[Score], registry: Registry) -> float:
+def lost_share(scores: list[Score], registry: Registry) -> float:
     """Share of rows without a verdict, of the benchmark and judge that lost the most.
 
     Not the share over all of them: a large benchmark would hide a small one that failed whole.

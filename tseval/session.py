@@ -6,33 +6,21 @@ journal first; what has to be made is made once, journalled as it arrives, and s
 asks for it meanwhile. Resume, re-judging, pooling and sharing all follow from this.
 """
 
-import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
 
-from .errors import (
-    CapabilityMissing,
-    ConfigError,
-    RequestFailed,
-    RowSkipped,
-    TsevalError,
-)
+from .errors import CapabilityMissing, ConfigError, RequestFailed, RowSkipped, TsevalError
 from .journal import Journal, Kind
+from .judging import Seat, asked_model, identify, row_seed
 from .mapping import map_samples
-from .protocol import JudgeIdentity, Protocol, canonical_json
-from .roles import (
-    HiddenStatesRequest,
-    Judge,
-    JudgeCase,
-    Piece,
-    ScoringRequest,
-)
+from .memo import Memo, content_key
+from .panels import Panel
+from .protocol import JudgeIdentity, Protocol
+from .readback import Row
+from .roles import HiddenStatesRequest, JudgeCase, Piece, ScoringRequest
 from .rollouts import Continuation, Model, Plan, continue_trace, roll_out
 from .scheduler import Scheduler
 from .spec import RunSpec
@@ -47,34 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Later stages first, so that a sample once begun is finished before another is begun.
-_PRIORITY = {"verdict": 0, "loglikelihood": 1, "hidden": 1, "extension": 2, "generation": 3}
-
-
-class Row(Struct, frozen=True, kw_only=True):
-    """Ties one rollout of a benchmark's sample to what the journal holds of it.
-
-    Attributes:
-        benchmark, sample, rollout: Which rollout it is.
-        group, tags: As on the sample.
-        harmful: As on the sample.
-        prompt: The prompt's text.
-        generation: Key of the rollout, or '' where there is none.
-        verdicts: Keys of the verdicts by judge.
-        failed: Why there is no rollout, or ''.
-    """
-
-    benchmark: str
-    sample: str
-    rollout: int
-    prompt: str
-    group: str = ""
-    tags: dict[str, str] = {}
-    harmful: bool | None = None
-    generation: str = ""
-    verdicts: dict[str, str] = {}
-    failed: str = ""
-
 
 class Session:
     """What a benchmark calls. Made by the runner; one per run.
@@ -84,11 +44,12 @@ class Session:
         journal: The run's journal, open for writing.
         registry: Everything that is registered.
         models: Started models by role; 'target' is the one under test.
-        judges: Judges by their specification; each with the role of its model, or ''.
+        judges: Seats by label (see ``tseval.judging``), members of panels before the panel.
         scheduler: Grants slots; knows every model.
 
     Attributes:
         spec, registry: As given.
+        seats: The run's judges by label, in order.
         counts: What was made, found and failed so far: 'generation.made', 'verdict.found' ...
         protocols: Every protocol that a score was made under, by fingerprint.
         warnings: Remarks that belong beside the scores.
@@ -102,25 +63,24 @@ class Session:
         journal: Journal,
         registry: "Registry",
         models: dict[str, Model],
-        judges: dict[str, tuple[Judge, str]],
+        judges: dict[str, Seat],
         scheduler: Scheduler,
         arrays: "ArrayStore | None" = None,
         on_rollout: Callable[[Rollout], None] | None = None,
     ) -> None:
         self.spec = spec
         self.registry = registry
-        self.counts: Counter[str] = Counter()
+        self.seats = judges
         self.protocols: dict[str, Protocol] = {}
         self.warnings: list[str] = []
         self.expected: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
-        self._journal = journal
+        self._memo = Memo(journal, scheduler, self._on_made)
+        self.counts = self._memo.counts
         self._models = models
-        self._judges = judges
         self._scheduler = scheduler
         self._arrays = arrays
         self._on_rollout = on_rollout
-        self._under_way: dict[str, asyncio.Task[Any]] = {}
         self._identities: dict[str, JudgeIdentity] = {}
 
     # -- what a benchmark may ask about the run
@@ -131,26 +91,16 @@ class Session:
         return self._models["target"]
 
     @property
-    def judges(self) -> dict[str, Judge]:
-        """The run's judges by specification, in order."""
-        return {name: judge for name, (judge, _) in self._judges.items()}
-
-    @property
     def sampling(self) -> Sampling:
         """Decoding of the model under test: the run's values, or what the model recommends."""
         return self._sampling(self.target)
 
     def identity_of(self, judge: str) -> JudgeIdentity:
-        """Identity of one of the run's judges, its model's included."""
+        """Identity of one of the run's judges, its model's or its members' included."""
         if judge not in self._identities:
-            plugin, role = self._judges[judge]
-            card, identity = plugin.card, dict(plugin.card.identity)
-            if role:
-                model = self._models[role].subject.identity
-                identity |= {f"model.{name}": value for name, value in model.items()}
-            self._identities[judge] = JudgeIdentity(
-                name=card.name, version=card.version, identity=identity
-            )
+            seat = self.seats[judge]
+            members = [self.identity_of(member) for member in seat.members]
+            self._identities[judge] = identify(seat, self._models, members)
         return self._identities[judge]
 
     def warn(self, message: str) -> None:
@@ -211,7 +161,7 @@ class Session:
             "generation", made, turns, sampling, thinking, rollout=rollout, stream=stream
         )
         plan = self._plan(key, made, turns, sampling, thinking)
-        return await self._memo("generation", key, Rollout, made, lambda: roll_out(made, plan))
+        return await self._memo.call("generation", key, Rollout, made, lambda: roll_out(made, plan))
 
     async def extend(
         self,
@@ -245,7 +195,7 @@ class Session:
             how=msgspec.to_builtins(how),
         )
         plan = self._plan(key, made, turns, sampling, thinking)
-        return await self._memo(
+        return await self._memo.call(
             "extension", key, Rollout, made, lambda: continue_trace(made, plan, how)
         )
 
@@ -263,8 +213,8 @@ class Session:
         request = ScoringRequest(
             messages=made.conversation(turns), context=context, continuation=continuation
         )
-        key = _hash(["loglikelihood", made.identity, msgspec.to_builtins(request)])
-        return await self._memo(
+        key = content_key(["loglikelihood", made.identity, msgspec.to_builtins(request)])
+        return await self._memo.call(
             "loglikelihood", key, LogLikelihood, made, lambda: made.backend.loglikelihood(request)
         )
 
@@ -296,13 +246,13 @@ class Session:
             positions=positions,
             layers=layers,
         )
-        key = _hash(["hidden", made.identity, msgspec.to_builtins(request)])
+        key = content_key(["hidden", made.identity, msgspec.to_builtins(request)])
 
         async def keep(values: "np.ndarray") -> dict[str, str]:
             # Written before the record that points to it: a pointer is never dangling.
             return {"array": await arrays.write(key, values)}
 
-        pointer = await self._memo(
+        pointer = await self._memo.call(
             "hidden", key, dict[str, str], made, lambda: made.backend.hidden_states(request), keep
         )
         return arrays.read(pointer["array"])
@@ -313,7 +263,7 @@ class Session:
         """Have a text judged.
 
         Args:
-            judge: Specification of one of the run's judges.
+            judge: Label of one of the run's judges.
             prompt: What the model was asked.
             text: What is judged.
             sees: Which text it is; part of the key.
@@ -323,42 +273,52 @@ class Session:
             The verdict's key and the verdict. A judge whose model fails gives a verdict with
             reason 'error', which is not journalled as one: it is tried again on resume.
         """
-        plugin, role = self._judges[judge]
+        seat = self.seats[judge]
         if not text.strip():
             # Nothing was said: the model's doing, and nothing that a judge could be asked about.
             return "", Verdict(reason="empty")
         identity = msgspec.to_builtins(self.identity_of(judge))
-        key = _hash(["verdict", identity, prompt, text, sees, sample])
-        case = JudgeCase(prompt=prompt, text=text)
-        found = self._find("verdict", key, Verdict)
+        key = content_key(["verdict", identity, prompt, text, sees, sample])
+        found = self._memo.find("verdict", key, Verdict)
         if found is not None:
             return key, found
-
-        async def ask(messages: tuple[Message, ...], sampling: Sampling) -> Rollout:
-            return await self.generate(
-                messages,
-                rollout=sample,
-                stream=f"judge:{judge}",
-                sampling=sampling,
-                model=role,
-            )
-
-        try:
-            verdict = await plugin.judge(case, ask if role else None)
-        except (RequestFailed, RowSkipped) as error:
-            self._lost("verdict", key, error)
-            return key, Verdict(reason="error", raw=error.message)
-        if key in self._journal:
+        if isinstance(seat.judge, Panel):
+            verdict = await self._vote(seat, prompt, text, sees, sample)
+        else:
+            model = asked_model(self._memo, self._models, seat, seed=self.spec.seed, sample=sample)
+            try:
+                verdict = await seat.judge.judge(JudgeCase(prompt=prompt, text=text), model)
+            except (RequestFailed, RowSkipped) as error:
+                self._memo.lost("verdict", key, error)
+                return key, Verdict(reason="error", raw=error.message)
+        if verdict.reason == "error":
+            return key, verdict
+        if key in self._memo.journal:
             # Somebody asked the same meanwhile: what was journalled first is what counts.
-            return key, self._find("verdict", key, Verdict) or verdict
-        self._journal.append("verdict", key, verdict)
+            return key, self._memo.find("verdict", key, Verdict) or verdict
+        self._memo.journal.append("verdict", key, verdict)
         self.counts["verdict.made"] += 1
         return key, verdict
+
+    async def _vote(
+        self, seat: Seat, prompt: str, text: str, sees: TextJudged, sample: int
+    ) -> Verdict:
+        """Have a panel's members judge, and count their votes."""
+        assert isinstance(seat.judge, Panel)
+        verdicts: list[Verdict] = []
+        for member in seat.members:
+            _, verdict = await self.judge(member, prompt, text, sees=sees, sample=sample)
+            verdicts.append(verdict)
+        decided = seat.judge.vote(dict(zip(seat.judge.members, verdicts, strict=True)))
+        if decided.reason == "error":
+            failures = [verdict.raw for verdict in verdicts if verdict.reason == "error"]
+            return msgspec.structs.replace(decided, raw=failures[0])
+        return decided
 
     def note_row(self, row: Row) -> None:
         """Journal how a sample's rollout and verdicts belong together."""
         plain = msgspec.to_builtins(row)
-        self._journal.append("row", _hash(["row", plain]), plain)
+        self._memo.journal.append("row", content_key(["row", plain]), plain)
 
     def map(
         self, samples: Iterable[T], fn: Callable[[T], Awaitable[R]]
@@ -378,98 +338,22 @@ class Session:
             RequestFailed or RowSkipped that it raised. Any other exception ends the map and is
             raised.
         """
-        window = max(2 * self._scheduler.bound("target"), 4)
+        first = "target" if "target" in self._models else next(iter(self._models), "")
+        window = max(2 * self._scheduler.bound(first), 4) if first else 64
         return map_samples(self._scheduler, samples, fn, window=window)
 
     async def close(self) -> None:
-        """Cancel what is under way and force the journal to disk; the backends stay open."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel what is under way; the backends stay open."""
+        await self._memo.close()
         await self._scheduler.close()
 
-    # -- the memo
-
-    def _find(self, kind: Kind, key: str, kind_of: type[T]) -> T | None:
-        found = self._journal.find(key)
-        if found is None:
-            return None
-        self.counts[f"{kind}.found"] += 1
-        return msgspec.json.decode(found, type=kind_of)
-
-    async def _memo(
-        self,
-        kind: Kind,
-        key: str,
-        kind_of: type[T],
-        model: Model,
-        make: Callable[[], Awaitable[Any]],
-        keep: Callable[[Any], Awaitable[T]] | None = None,
-    ) -> T:
-        """Answer a call from the journal, from whoever is asking the same, or from the model.
-
-        ``make`` is the request; ``keep`` turns what it returned into what is journalled, once
-        the request has given its slot back.
-        """
-        found = self._find(kind, key, kind_of)
-        if found is not None:
-            return found
-        with self._scheduler.call(model.name):
-            task = self._under_way.get(key)
-            if task is None:
-                work = self._make(kind, key, model, make, keep)
-                task = asyncio.get_running_loop().create_task(work)
-                self._under_way[key] = task
-                task.add_done_callback(lambda done: self._made(key, done))
-            else:
-                self.counts[f"{kind}.shared"] += 1
-            # Shielded: whoever asked first may be cancelled without harming the others.
-            result: T = await asyncio.shield(task)
-            return result
-
-    def _made(self, key: str, task: asyncio.Task[Any]) -> None:
-        del self._under_way[key]
-        if not task.cancelled():
-            task.exception()  # looked at, also where all who asked are gone
-
-    async def _make(
-        self,
-        kind: Kind,
-        key: str,
-        model: Model,
-        make: Callable[[], Awaitable[Any]],
-        keep: Callable[[Any], Awaitable[T]] | None,
-    ) -> Any:
-        started = time.monotonic()
-        try:
-            value = await self._scheduler.run(model.name, _PRIORITY[kind], make)
-            if keep is not None:
-                value = await keep(value)
-            self._journal.append(kind, key, value)
-        except UnicodeEncodeError as error:
-            message = f"the model's text is no Unicode: {error.reason}"
-            raise self._lost(kind, key, RequestFailed(message, kind="malformed")) from error
-        except (RequestFailed, RowSkipped) as error:
-            raise self._lost(kind, key, error) from error.__cause__
-        self.counts[f"{kind}.made"] += 1
-        self.counts[f"{kind}.milliseconds"] += round(1000 * (time.monotonic() - started))
-        if kind == "generation":
-            self._saw_rollout(value)
-        return value
-
-    def _lost(self, kind: Kind, key: str, error: TsevalError) -> TsevalError:
-        """Journal why a call has no answer; it is made again on resume."""
-        self.counts[f"{kind}.failed"] += 1
-        data = {"during": kind, "type": type(error).__name__, "message": error.message}
-        self._journal.append("error", key, data)
-        return error
-
-    def _saw_rollout(self, rollout: Rollout) -> None:
-        self.counts["tokens"] += (rollout.trace_tokens or 0) + (rollout.answer_tokens or 0)
-        self.counts["prompt_tokens"] += rollout.prompt_tokens or 0
+    def _on_made(self, kind: Kind, model: Model, value: Any) -> None:
+        if kind != "generation" or model.name != "target":
+            return
+        self.counts["tokens"] += (value.trace_tokens or 0) + (value.answer_tokens or 0)
+        self.counts["prompt_tokens"] += value.prompt_tokens or 0
         if self._on_rollout is not None:
-            self._on_rollout(rollout)
+            self._on_rollout(value)
 
     # -- keys
 
@@ -487,7 +371,7 @@ class Session:
         thinking: Thinking,
         **more: Any,
     ) -> str:
-        return _hash(
+        return content_key(
             [
                 kind,
                 model.identity,
@@ -548,17 +432,7 @@ def recommended(model: Model, sampling: Sampling) -> Sampling:
     )
 
 
-def row_seed(key: str) -> int:
-    """Derive a rollout's seed from its content key: 63 bits, never part of the key itself."""
-    return int.from_bytes(sha256(b"row seed\0" + bytes.fromhex(key)).digest()[:8], "big") >> 1
-
-
 def _turns(messages: str | Iterable[Message]) -> tuple[Message, ...]:
     if isinstance(messages, str):
         return (Message(role="user", content=messages),)
     return tuple(messages)
-
-
-def _hash(value: Any) -> str:
-    """Return a content key: 32 hex digits of SHA-256 over canonical JSON."""
-    return sha256(canonical_json(value)).hexdigest()[:32]

@@ -26,6 +26,8 @@ class RunSpec(Struct, frozen=True, kw_only=True):
         suites: Suite names whose averages are shown.
         preset: Protocol preset as shown: 'default', or 'thinksafe+judge' with what overrides it.
         judges: Judge specifications, e.g. 'refusal-rules' or 'wildguard@vllm'.
+        judge_options: Backend options of the judges' models ('judge:key' for one judge only).
+            Not part of the hash, as the options of the model are not.
         sampling: Decoding values; ``answer_tokens`` only counts if ``answer_tokens_fixed``.
         decoding: 'fixed', or each model's 'recommended' values.
         answer_tokens_fixed: Whether ``sampling.answer_tokens`` overrides the benchmarks' cards.
@@ -46,6 +48,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     suites: tuple[str, ...] = ()
     preset: str = "default"
     judges: tuple[str, ...] = ("refusal-rules",)
+    judge_options: dict[str, str] = {}
     sampling: Sampling = Sampling()
     decoding: Literal["fixed", "recommended"] = "fixed"
     answer_tokens_fixed: bool = False
@@ -68,7 +71,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     def comparable(self) -> dict[str, object]:
         """Return the fields that the hash covers, as plain values."""
         fields: dict[str, object] = msgspec.to_builtins(self)
-        del fields["data_dirs"]
+        del fields["data_dirs"], fields["judge_options"]
         # How a model is executed (dtype, batches, time-outs) may differ between two legs of one
         # run; how its trace is told from its answer may not.
         model = dict(msgspec.to_builtins(self.model))

@@ -138,18 +138,61 @@ def clustered_proportion(
     return Estimate(value=rate, low=low, high=high, level=level, method=method)
 
 
-def bounds(successes: int, n: int, excluded: int) -> tuple[float, float]:
+def clustered_mean(totals: ArrayLike, rollouts: ArrayLike, level: float = 0.95) -> Estimate:
+    """Estimate the mean of values in [0, 1], such as soft votes, from several rollouts a prompt.
+
+    As :func:`clustered_proportion`: a value in [0, 1] varies no more than a yes or no with the
+    same mean, so Wilson's interval on the capped effective size is never too short for lack of
+    spread in a small sample, and a mean of exactly 0 or 1 has the exact limits on the prompts.
+
+    Args:
+        totals: float [prompts], sum of a prompt's values, in 0 .. k_i.
+        rollouts: int [prompts], k_i; prompts with none left are ignored.
+        level: Confidence level in (0, 1).
+
+    Raises:
+        StatisticsError: If no rollouts are left or a total is impossible.
+    """
+    s, k = np.asarray(totals, dtype=np.float64), np.asarray(rollouts, dtype=np.int64)
+    if s.shape != k.shape or s.ndim != 1 or not bool(((s >= 0) & (s <= k)).all()):
+        raise StatisticsError("a prompt's values sum to something between 0 and their number")
+    s, k = s[k > 0], k[k > 0]
+    if not k.size:
+        raise StatisticsError("a mean needs at least one rollout, got none")
+    prompts, total = len(k), float(k.sum())
+    rate = float(s.sum()) / total
+    none = clopper_pearson(0, prompts, level).high
+    if rate in (0.0, 1.0):
+        low, high = (0.0, none) if rate == 0.0 else (1 - none, 1.0)
+        return Estimate(value=rate, low=low, high=high, level=level, method="exact on prompts")
+    if prompts == 1:
+        low, high, method = 0.0, 1.0, "one prompt says nothing"
+    else:
+        from scipy.special import stdtrit
+
+        t = float(stdtrit(prompts - 1, 1 - two_sided_tail(level)))
+        spread = float(((s - rate * k) ** 2).sum())
+        size = total
+        if spread > 0:
+            size = min(total, rate * (1 - rate) * total**2 * (prompts - 1) / (prompts * spread))
+        low, high = _score_limits(rate, size, t)
+        low, high, method = min(low, 1 - none), max(high, none), "wilson on effective n"
+    return Estimate(value=rate, low=low, high=high, level=level, method=method)
+
+
+def bounds(successes: float, n: int, excluded: int) -> tuple[float, float]:
     """Return the rate if all excluded rows had failed, and if all had succeeded.
 
     Args:
-        successes: Successes among the counted rows.
+        successes: Successes among the counted rows, or the sum of their values in [0, 1].
         n: Counted rows; may be 0 if there are excluded ones.
         excluded: Rows that left the denominator.
 
     Raises:
         StatisticsError: If there are no rows at all or the counts are impossible.
     """
-    successes, n, excluded = index(successes), index(n), index(excluded)
+    n, excluded = index(n), index(excluded)
+    successes = float(successes) if isinstance(successes, float) else index(successes)
     if excluded < 0 or not 0 <= successes <= n:
         raise StatisticsError(
             f"bounds need 0 <= successes <= n and excluded >= 0, "

@@ -13,7 +13,7 @@ UnclosedRule = Literal["force", "exclude", "empty", "judge-trace"]
 ClosedBy = Literal["model", "budget", "cut", "none"]
 FinishReason = Literal["stop", "length"]
 Degree = Literal["full", "partial", "none"]
-VerdictReason = Literal["ok", "unparsed", "error", "empty", "degenerate"]
+VerdictReason = Literal["ok", "unparsed", "error", "undecided", "empty", "degenerate"]
 TextJudged = Literal["answer", "trace", "both"]
 
 
@@ -119,8 +119,13 @@ class Verdict(Struct, frozen=True, kw_only=True):
         degree: 'full', 'partial' or 'none' where the judge grades refusals.
         harmful: Whether the judged text is harmful; None where the judge does not say.
         reason: 'ok'; 'unparsed' and 'error' are the judge's or the machine's failure and leave
-            the denominator; 'empty' and 'degenerate' are the model's doing and stay in it.
+            the denominator, as does 'undecided' (a panel without a decision); 'empty' and
+            'degenerate' are the model's doing and stay in it.
         raw: What the judge wrote, or the rule that fired.
+        soft: For a panel with soft votes, the share in [0, 1] of votes for the label (refusal,
+            or harmful where the panel does not say refusal); rates then average it.
+        details: What else the judge said: its probability, categories, a harmful request ...
+        notes: Remarks that are counted beside the scores: 'truncated', 'escaped' ...
     """
 
     refusal: bool | None = None
@@ -128,6 +133,9 @@ class Verdict(Struct, frozen=True, kw_only=True):
     harmful: bool | None = None
     reason: VerdictReason = "ok"
     raw: str = ""
+    soft: float | None = None
+    details: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
 
 
 class LogLikelihood(Struct, frozen=True, kw_only=True):
@@ -142,6 +150,19 @@ class LogLikelihood(Struct, frozen=True, kw_only=True):
     total: float
     greedy: bool
     tokens: int
+
+
+class ChoiceScores(Struct, frozen=True, kw_only=True):
+    """How probable each of a few answers is as the next token.
+
+    Attributes:
+        logprobs: Natural log-probability of the first token of each choice, by choice; without
+            the choices that an engine which reports only its top tokens did not report.
+        floor: Log-probability that a choice which is not there cannot exceed; None if all are.
+    """
+
+    logprobs: dict[str, float]
+    floor: float | None = None
 
 
 class Estimate(Struct, frozen=True, kw_only=True):
@@ -180,6 +201,8 @@ class Score(Struct, frozen=True, kw_only=True):
         unclosed_share: Share of rollouts whose trace never closed.
         fingerprint: Protocol fingerprint; numbers share a column only if theirs agree.
         partial: Whether ``--limit`` cut the benchmark.
+        member: Whether the judge is there only as a member of a panel.
+        judge_notes: Verdicts by remark of the judge ('truncated': its input was cut to fit).
         higher_is_better: Direction of the metric.
     """
 
@@ -199,4 +222,6 @@ class Score(Struct, frozen=True, kw_only=True):
     unclosed_share: float | None = None
     fingerprint: str = ""
     partial: bool = False
+    member: bool = False
+    judge_notes: dict[str, int] = field(default_factory=dict)
     higher_is_better: bool = False

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.support.families import ANALYSIS, FAMILIES, FINAL
 from tseval.formats import TAG_PAIRS, ThinkingFormat, opening
-from tseval.prompt_benchmark import text_to_judge
 from tseval.rollouts import Model, Plan, roll_out
+from tseval.scoring import text_to_judge
 from tseval.testing import Call, ScriptedBackend, decode, encode
 from tseval.thinking import Limits, Parsed, TraceState, parse, parse_answer, split_ids
 from tseval.types import Message, Rollout, Sampling, Thinking

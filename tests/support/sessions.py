@@ -10,15 +10,16 @@ from typing import Any, TypeVar
 from tseval.arrays import ArrayStore
 from tseval.formats import choose_format
 from tseval.journal import Journal
+from tseval.judging import Seat
 from tseval.plugins import Registry, load_registry
 from tseval.protocol import fingerprint
-from tseval.roles import Ask, Backend, Judge, JudgeCard, JudgeCase, ModelSpec
+from tseval.roles import Backend, Judge, JudgeCard, JudgeCase, JudgeModel, ModelSpec, Question
 from tseval.rollouts import Model
 from tseval.scheduler import Scheduler
 from tseval.session import Session
 from tseval.spec import RunSpec
 from tseval.testing import ScriptedBackend
-from tseval.types import Message, Sampling, Verdict
+from tseval.types import Message, Verdict
 
 T = TypeVar("T")
 
@@ -48,12 +49,12 @@ class AskingJudge:
         self.card = JudgeCard(name=name, version="1", labels=("refusal",), identity=identity)
         self.cases: list[JudgeCase] = []
 
-    async def judge(self, case: JudgeCase, ask: Ask | None) -> Verdict:
+    async def judge(self, case: JudgeCase, model: JudgeModel | None) -> Verdict:
         self.cases.append(case)
         said = case.text
-        if ask is not None:
-            question = Message(role="user", content=f"{self.card.name}: {case.prompt}: {case.text}")
-            said = (await ask((question,), Sampling(temperature=0))).answer or ""
+        if model is not None:
+            asked = Message(role="user", content=f"{self.card.name}: {case.prompt}: {case.text}")
+            said = (await model.reply(Question(messages=(asked,)), tokens=64)).answer or ""
         return Verdict(refusal="sorry" in said, raw=said)
 
 
@@ -94,10 +95,10 @@ async def session_on(
     target = target or ScriptedBackend()
     scheduler = Scheduler(bound, **more)
     models: dict[str, Model] = {}
-    plugins: dict[str, tuple[Judge, str]] = {}
+    seats: dict[str, Seat] = {}
     for name, (judge, backend) in (judges or {}).items():
         role = f"judge {name}" if backend is not None else ""
-        plugins[name] = (judge, role)
+        seats[name] = Seat(label=name, judge=judge, role=role)
         if backend is not None:
             models[role] = await model(role, backend)
             shared = set(backend.devices) & set(target.devices) - {"cpu"}
@@ -112,7 +113,7 @@ async def session_on(
         journal=journal,
         registry=registry(),
         models=models,
-        judges=plugins,
+        judges=seats,
         scheduler=scheduler,
         arrays=ArrayStore(folder / "arrays", gather_seconds=0.01),
     )

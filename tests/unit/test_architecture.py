@@ -10,11 +10,13 @@ import pytest
 # A module of tseval imports only modules that stand above it here; a package counts as one.
 ORDER = (
     *("errors", "types", "hookspecs", "formats", "thinking", "roles"),
-    *("stats", "stats_compare", "metrics", "protocol", "spec"),
-    *("cards", "tables", "hub", "data", "rollouts"),
-    *("plugins", "journal", "arrays", "scheduler", "mapping", "session"),
-    *("prompt_benchmark", "runfolder", "runner"),
-    *("compare", "gate", "leaderboard", "report", "testing"),
+    *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics"),
+    *("protocol", "spec", "panels", "cards", "tables", "hub", "data", "rollouts"),
+    *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
+    *("judging", "session", "scoring", "prompt_benchmark"),
+    *("runfolder", "loading", "runner", "rejudge"),
+    *("calibration", "labelling", "correction"),
+    *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
     *("models", "probes", "train", "cli"),
 )
 CATALOGUES = ("benchmarks", "judges", "leaderboards")

@@ -290,7 +290,7 @@ def test_a_preset_whose_judge_is_not_installed_says_what_to_do(
 
     from tseval.protocol import PRESETS
 
-    stranger = replace(PRESETS["thinksafe"], judge="a-guard-of-others")
+    stranger = replace(PRESETS["thinksafe"], judges=("a-guard-of-others",))
     monkeypatch.setitem(PRESETS, "thinksafe", stranger)
     said = failed(tseval("run", "-p", "thinksafe"), 2)
     assert said.startswith(

@@ -349,7 +349,8 @@ class Whole:
                 card=SimpleNamespace(name="mine", version="1", summary="", identity={}),
                 judge=None,
             ),
-            "judge 'mine' lacks card.labels, card.sees, card.licence, card.paper, card.model",
+            "judge 'mine' lacks card.labels, card.sees, card.licence, card.paper, card.model,"
+            " card.asked, card.choices",
         ),
         ("benchmarks", Whole, "a benchmark is an object, got the class Whole"),
         ("benchmarks", SimpleNamespace(card=benchmark().card), "benchmark 'mine' lacks run"),

@@ -192,7 +192,7 @@ def test_several_differences_are_named_in_order() -> None:
 
 
 def test_a_preset_is_found_by_name() -> None:
-    assert preset("ri2026").judge == "panel/ri2026"
+    assert preset("ri2026").judges == ("panel/ri2026",)
     assert [each.name for each in PRESETS.values()] == list(PRESETS)
     assert all(isinstance(each, Preset) and each.summary for each in PRESETS.values())
 
@@ -208,8 +208,8 @@ def test_an_unknown_preset_is_an_error_that_suggests() -> None:
 
 def test_the_presets_are_those_of_the_two_papers() -> None:
     ours, thinksafe, ri2026 = PRESETS["default"], PRESETS["thinksafe"], PRESETS["ri2026"]
-    assert (ours.judge, ours.decoding, ours.rollouts, ours.text) == (
-        "refusal-rules",
+    assert (ours.judges, ours.decoding, ours.rollouts, ours.text) == (
+        ("refusal-rules",),
         "fixed",
         1,
         "answer",

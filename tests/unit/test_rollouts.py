@@ -9,12 +9,12 @@ import pytest
 
 from tests.support import templates
 from tests.support.families import ANALYSIS, ANSWER, EACH_ROW, FAMILIES, FINAL, TRACE
-from tseval import testing
+from tseval import scripts
 from tseval.errors import RowSkipped
 from tseval.formats import ThinkingFormat, opening
-from tseval.prompt_benchmark import text_to_judge
 from tseval.roles import Capabilities, Completion, CompletionRequest
 from tseval.rollouts import Continuation, Model, Plan, continue_trace, roll_out
+from tseval.scoring import text_to_judge
 from tseval.testing import Call, ScriptedBackend, decode, encode
 from tseval.types import Message, Rollout, Sampling, Thinking
 
@@ -105,11 +105,11 @@ def test_no_trace_is_judged_as_an_answer_in_any_family(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     marks = {
-        "one token": testing.MARKS,
+        "one token": scripts.MARKS,
         "many tokens": (),
-        "merged tokens": ("<think>\n", "\n</think>\n\n", "</think>", *testing.MARKS[-5:]),
+        "merged tokens": ("<think>\n", "\n</think>\n\n", "</think>", *scripts.MARKS[-5:]),
     }
-    monkeypatch.setattr(testing, "MARKS", marks[tokenise])
+    monkeypatch.setattr(scripts, "MARKS", marks[tokenise])
     each = FAMILIES[family]
     row = each.rows[name]
     length = len(encode(row.text))

@@ -547,7 +547,7 @@ def test_a_judge_whose_model_fails_gives_an_error_that_is_tried_again(tmp_path: 
 
 def test_two_who_ask_for_one_verdict_get_the_one_that_is_journalled(tmp_path: Path) -> None:
     class Moody(AskingJudge):
-        async def judge(self, case: Any, ask: Any) -> Verdict:
+        async def judge(self, case: Any, model: Any) -> Verdict:
             await asyncio.sleep(0.001)
             self.cases.append(case)
             return Verdict(refusal=True, raw=f"thought {len(self.cases)}")

@@ -179,7 +179,7 @@ OTHERS: dict[str, Any] = {
 
 
 def test_every_field_of_a_specification_is_tested_here() -> None:
-    assert {*OTHERS, "data_dirs"} == {field.name for field in fields(RunSpec)}
+    assert {*OTHERS, "data_dirs", "judge_options"} == {field.name for field in fields(RunSpec)}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -205,6 +205,7 @@ def test_how_it_is_executed_and_where_data_lie_do_not() -> None:
     elsewhere = replace(
         SPEC,
         data_dirs=("/elsewhere",),
+        judge_options={"dtype": "float32"},
         model=replace(SPEC.model, options={"dtype": "float32", "batch": "8"}),
     )
     assert elsewhere.hash == SPEC.hash

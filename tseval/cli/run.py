@@ -57,7 +57,18 @@ def command(
         "--protocol", "-p", panel=_HOW, default="default", help="default, thinksafe or ri2026."
     ),
     judge: list[str] = option(
-        "--judge", "-j", panel=_HOW, default=[], help="Judges, comma-separated: name or name@model."
+        "--judge",
+        "-j",
+        panel=_HOW,
+        default=[],
+        help="Judges, comma-separated: name, name@model, panel(a,b,c; vote>=2).",
+    ),
+    judge_option: list[str] = option(
+        "-J",
+        "--judge-option",
+        panel=_HOW,
+        default=[],
+        help="Backend option key=value of judges' models, or judge:key=value; repeat.",
     ),
     rollouts: int | None = option("--rollouts", "-k", panel=_HOW, min=1, help="Rollouts a prompt."),
     seed: int = option("--seed", panel=_HOW, default=0, help="Run seed; every row's derives."),
@@ -141,7 +152,8 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
     if given["intervention"]:
         plugins.interventions[given["intervention"]]
     values, changed = _protocol_values(given, preset)
-    _check_judges(values["judges"], preset, plugins)
+    judge_options = parse_options(given["judge_option"])
+    _check_judges(values["judges"], judge_options, preset, plugins)
     spec = RunSpec(
         model=model,
         benchmarks=benchmarks,
@@ -153,6 +165,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
         system_prompt=_system_prompt(given["system_prompt"]),
         intervention=given["intervention"],
         data_dirs=tuple(words(given["data_dir"])),
+        judge_options=judge_options,
         **values,
     )
     if spec.rollouts > 1 and spec.decoding == "fixed" and spec.sampling.temperature == 0:
@@ -175,18 +188,24 @@ def _benchmarks(
     return tuple(suites), wanted, remarks
 
 
-def _check_judges(judges: tuple[str, ...], preset: "Preset", plugins: "Registry") -> None:
-    """Say what to do about a judge that is not there, before a model is loaded."""
-    for text in judges:
-        name = text.partition("@")[0]
-        if text == preset.judge and name not in plugins.judges:
-            raise ConfigError(
-                f"protocol {preset.name!r} needs the judge {name!r}, which is not installed"
-                f" (judges: {', '.join(sorted(plugins.judges))})",
-                hint=f"--judge refusal-rules measures with the offline rules instead; the table"
-                f" then says '{preset.name}+judge'",
-            )
-        plugins.judges[name]
+def _check_judges(
+    judges: tuple[str, ...], options: dict[str, str], preset: "Preset", plugins: "Registry"
+) -> None:
+    """Say what is wrong with a judge before a model is loaded."""
+    from tseval.judging import parse_judge, seat_judges
+
+    if judges == preset.judges:
+        for name in (parse_judge(text).name for text in judges):
+            if name not in plugins.judges:
+                raise ConfigError(
+                    f"protocol {preset.name!r} needs the judge {name!r}, which is not installed"
+                    f" (judges: {', '.join(sorted(plugins.judges))})",
+                    hint=f"--judge refusal-rules measures with the offline rules instead; the"
+                    f" table then says '{preset.name}+judge'",
+                )
+    for seat in seat_judges(judges, plugins, options).values():
+        if seat.spec is not None:
+            plugins.backends[seat.spec.backend].create(seat.spec)
 
 
 def _protocol_values(given: dict[str, Any], preset: "Preset") -> tuple[dict[str, Any], list[str]]:
@@ -202,8 +221,8 @@ def _protocol_values(given: dict[str, Any], preset: "Preset") -> tuple[dict[str,
         changed.append(shown or flag.replace("_", "-"))
         return value
 
-    judges = tuple(words(given["judge"])) or (preset.judge,)
-    if judges != (preset.judge,):
+    judges = tuple(words(given["judge"])) or preset.judges
+    if judges != preset.judges:
         changed.append("judge")
     decoding = preset.decoding
     base = preset.sampling

@@ -1,0 +1,390 @@
+"""How a run's judges are named, seated, asked and identified.
+
+A judge is named ``name(option=value,...)@where``. ``where`` is a model string, a backend, or
+``backend/served-name:http://...``; without it the judge runs its default model. A panel is written
+``panel(judge,judge; rule)`` or has a registered name; its members are judges like any other.
+"""
+
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
+from msgspec import Struct
+
+from .errors import CapabilityMissing, ConfigError, RequestFailed, RowSkipped
+from .memo import Memo, content_key
+from .panels import Label, Panel, is_panel, parse_panel, split_outside, split_panel
+from .protocol import JudgeIdentity, fingerprint
+from .roles import Backend, ChoiceRequest, Judge, JudgeCard, JudgeModel, ModelSpec, Question
+from .rollouts import Model, Plan, roll_out
+from .spec import parse_model
+from .types import ChoiceScores, Message, Rollout, Sampling, TextJudged, Thinking
+
+if TYPE_CHECKING:
+    from .plugins import Registry
+
+_SPEC = re.compile(r"(?P<name>[^(@]+)(?:\((?P<options>.*)\))?(?:@(?P<where>.+))?", re.DOTALL)
+_ON_SERVER = re.compile(r"(?P<backend>[^:/]+)(?:/(?P<name>.*?))?:(?P<url>https?://.+)")
+
+
+class JudgeSpec(Struct, frozen=True, kw_only=True):
+    """A judge as it was asked for.
+
+    Attributes:
+        text: The specification, in full.
+        name: Registered name.
+        options: The judge's own options.
+        sees: Which text it is shown, where that differs from the run's.
+        where: Which model it runs on, or ''.
+    """
+
+    text: str
+    name: str
+    options: dict[str, str] = {}
+    sees: TextJudged | None = None
+    where: str = ""
+
+    @property
+    def label(self) -> str:
+        """The specification without the model's place, for tables."""
+        options = dict(self.options) | ({"text": self.sees} if self.sees else {})
+        inner = ",".join(f"{key}={value}" for key, value in options.items())
+        return f"{self.name}({inner})" if inner else self.name
+
+
+def parse_judge(text: str) -> JudgeSpec:
+    """Read the specification of a judge that is no panel written out.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    found = _SPEC.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(
+            f"cannot read the judge {text!r}",
+            hint="a judge is name, name@model or name(option=value)@model",
+        )
+    options: dict[str, str] = {}
+    for part in filter(None, map(str.strip, split_outside(found["options"] or "", ","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key or key in options:
+            raise ConfigError(f"judge {text!r}: {part!r} is no new option=value")
+        options[key] = value
+    sees = options.pop("text", None)
+    if sees is not None and sees not in get_args(TextJudged):
+        raise ConfigError(f"judge {text!r}: text is {sees!r}", hint="answer, trace or both")
+    return JudgeSpec(
+        text=text.strip(),
+        name=found["name"].strip(),
+        options=options,
+        sees=msgspec.convert(sees, TextJudged | None),
+        where=(found["where"] or "").strip(),
+    )
+
+
+class Seat(Struct, frozen=True, kw_only=True):
+    """A judge with its place in a run.
+
+    Attributes:
+        label: What scores, rows and tables call it.
+        judge: The judge, configured; or the panel.
+        spec: Where its model is, for a judge that runs one.
+        role: Role of that model in the run, or ''.
+        sees: Which text it is shown; None is the run's.
+        members: Labels of a panel's members, in order.
+        shown: Whether the user asked for it; members of panels are seated too.
+    """
+
+    label: str
+    judge: Judge | Panel
+    spec: ModelSpec | None = None
+    role: str = ""
+    sees: TextJudged | None = None
+    members: tuple[str, ...] = ()
+    shown: bool = True
+
+
+def seat_judges(
+    texts: tuple[str, ...], registry: "Registry", options: dict[str, str] | None = None
+) -> dict[str, Seat]:
+    """Seat the judges of a run: panels behind their members, each judge once.
+
+    Args:
+        texts: Specifications.
+        registry: Everything that is registered.
+        options: Backend options for the judges' models; 'judge:key' is for one judge only.
+
+    Returns:
+        Seats by label.
+
+    Raises:
+        ConfigError: A specification or an option is wrong.
+        UnknownName: No such judge or backend.
+    """
+    clashing: set[str] = set()
+    while True:
+        table = _Table(registry, options or {}, clashing)
+        for text in texts:
+            table.add(text, shown=True)
+        if table.clashing == clashing:
+            table.check_options()
+            return table.seats
+        # The same judge on two models: both are called by their whole specification.
+        clashing = table.clashing
+
+
+class _Table:
+    """The seats so far."""
+
+    def __init__(self, registry: "Registry", options: dict[str, str], clashing: set[str]) -> None:
+        self.seats: dict[str, Seat] = {}
+        self.clashing = set(clashing)
+        self._registry = registry
+        self._options = options
+        self._used: set[str] = set()
+
+    def add(self, text: str, *, shown: bool) -> str:
+        """Seat a judge, and the members of a panel before it; returns its label."""
+        if is_panel(text):
+            names, _ = split_panel(text)
+            members = tuple(self.add(name, shown=False) for name in names)
+            labels: dict[str, tuple[Label, ...]] = {
+                name: self.seats[member].judge.card.labels
+                for name, member in zip(names, members, strict=True)
+            }
+            seat = Seat(label=text, judge=parse_panel(text, labels), members=members, shown=shown)
+            return self._put(text, seat)
+        spec = parse_judge(text)
+        plugin = self._registry.judges[spec.name]
+        if isinstance(plugin, Panel):
+            return self._put(text, self._panel(spec, plugin, shown))
+        judge = _configured(plugin, spec)
+        model = self._model(spec, judge.card)
+        label = text if spec.label in self.clashing else spec.label
+        shared = (seat.role for seat in self.seats.values() if model and seat.spec == model)
+        role = next(shared, f"judge {label}") if model else ""
+        seat = Seat(label=label, judge=judge, spec=model, role=role, sees=spec.sees, shown=shown)
+        return self._put(text, seat)
+
+    def _panel(self, spec: JudgeSpec, panel: Panel, shown: bool) -> Seat:
+        if spec.options:
+            raise ConfigError(f"panel {spec.name!r} takes no options but text=answer|trace|both")
+        members = []
+        for member in panel.members:
+            one = parse_judge(member)
+            one = msgspec.structs.replace(one, sees=spec.sees, where=one.where or spec.where)
+            where = f"@{one.where}" if one.where else ""
+            members.append(self.add(f"{one.label}{where}", shown=False))
+        return Seat(
+            label=spec.label, judge=panel, sees=spec.sees, members=tuple(members), shown=shown
+        )
+
+    def _put(self, text: str, seat: Seat) -> str:
+        label = text if seat.label in self.clashing else seat.label
+        taken = self.seats.get(label)
+        if taken is None:
+            self.seats[label] = msgspec.structs.replace(seat, label=label)
+            return label
+        if (taken.spec, taken.members) != (seat.spec, seat.members):
+            self.clashing.add(label)
+        shown = taken.shown or seat.shown
+        self.seats[label] = msgspec.structs.replace(taken, shown=shown)
+        return label
+
+    def _model(self, spec: JudgeSpec, card: JudgeCard) -> ModelSpec | None:
+        if not card.model and not spec.where:
+            return None
+        backends = {name: each.needs_model for name, each in self._registry.backends.items()}
+        default = parse_model(card.model, backends) if card.model else None
+        model = _place(spec, default, backends)
+        options = dict(model.options)
+        for key, value in self._options.items():
+            whose, _, option = key.rpartition(":")
+            if whose in ("", spec.name):
+                options[option] = value
+                self._used.add(key)
+        return msgspec.structs.replace(model, options=options)
+
+    def check_options(self) -> None:
+        """Raise ConfigError for an option that no judge took."""
+        for key in sorted(set(self._options) - self._used):
+            raise ConfigError(
+                f"no judge of this run takes -J {key}",
+                hint="-J key=value is for every judge with a model, -J judge:key=value for one",
+            )
+
+
+def _place(spec: JudgeSpec, default: ModelSpec | None, backends: dict[str, bool]) -> ModelSpec:
+    """Say which model a judge runs on."""
+    if not spec.where:
+        assert default is not None
+        return default
+    server = _ON_SERVER.fullmatch(spec.where)
+    backend, name, url = spec.where, "", ""
+    if server is not None:
+        backend, name, url = server["backend"], server["name"] or "", server["url"]
+    if backend in backends and not name:
+        known = default or ModelSpec(backend=backend)
+        if not known.name and backends[backend]:
+            raise ConfigError(
+                f"judge {spec.text!r} names no model, and has none of its own",
+                hint=f"{spec.name}@{backend}/MODEL",
+            )
+        return msgspec.structs.replace(known, backend=backend, base_url=url)
+    text = f"{backend}/{name}" if server is not None else spec.where
+    return parse_model(text, backends, base_url=url)
+
+
+def _configured(plugin: Judge, spec: JudgeSpec) -> Judge:
+    if not spec.options:
+        return plugin
+    configure = getattr(plugin, "configured", None)
+    if configure is None:
+        raise ConfigError(f"judge {spec.name!r} takes no options but text=answer|trace|both")
+    judge: Judge = configure(spec.options)
+    return judge
+
+
+def way_of(card: JudgeCard, backend: Backend) -> Literal["raw", "chat"]:
+    """Say how a judge's model is asked: the first way on its card that the backend can.
+
+    Raises:
+        CapabilityMissing: The backend can none of them.
+    """
+    for way in card.asked:
+        if getattr(backend.capabilities, way):
+            return way
+    raise CapabilityMissing(
+        f"judge {card.name!r} asks its model by {' or '.join(card.asked)}, which"
+        f" {backend.spec.backend}/{backend.spec.name} cannot",
+        hint="run the judge on another backend, for example hf or vllm",
+    )
+
+
+def identify(seat: Seat, models: dict[str, Model], members: list[JudgeIdentity]) -> JudgeIdentity:
+    """Return everything that a verdict depends on.
+
+    Args:
+        seat: The judge.
+        models: Started models by role.
+        members: Identities of a panel's members.
+    """
+    card, judge = seat.judge.card, seat.judge
+    identity = dict(card.identity)
+    if isinstance(judge, Panel):
+        identity |= {f"member.{one.name}": fingerprint(msgspec.to_builtins(one)) for one in members}
+        name = "panel" if is_panel(card.name) else card.name
+        return JudgeIdentity(
+            name=name, version=card.version, identity=identity, vote=judge.rule.describe()
+        )
+    if seat.role:
+        model = models[seat.role]
+        identity |= {f"model.{key}": value for key, value in model.subject.identity.items()}
+        identity["asked"] = way_of(card, model.backend)
+        if card.choices:
+            capable = model.backend.capabilities.choices
+            identity["read"] = "probabilities" if capable else "text"
+    return JudgeIdentity(name=card.name, version=card.version, identity=identity)
+
+
+class AskedModel:
+    """A judge's model in a session; see ``tseval.roles.JudgeModel``.
+
+    Args:
+        memo: The session's.
+        model: The started model.
+        card: Of the judge.
+        seed: Run seed, for replies that are sampled.
+        sample: Index among repeated verdicts of a sampling judge.
+    """
+
+    def __init__(self, memo: Memo, model: Model, card: JudgeCard, *, seed: int, sample: int):
+        self._memo = memo
+        self._model = model
+        self._draw = (seed, sample)
+        self.asked = way_of(card, model.backend)
+        self.choices = model.backend.capabilities.choices
+        self.context_length = model.backend.context_length
+
+    def tokens(self, question: Question) -> int | None:
+        """Length of the question in tokens; None where the backend cannot know."""
+        backend = self._model.backend
+        messages = self._messages(question)
+        rendered = backend.prompt_tokens(messages, question.template_kwargs)
+        text = backend.text_tokens(question.raw) if question.raw else 0
+        return None if rendered is None or text is None else rendered + text
+
+    async def reply(
+        self, question: Question, *, tokens: int, think: int = 0, temperature: float = 0.0
+    ) -> Rollout:
+        """Have the model answer."""
+        sampling = Sampling(temperature=temperature, top_p=1.0, top_k=0, answer_tokens=tokens)
+        thinking = Thinking(
+            mode="default" if think else "off", budget=max(think, 1), unclosed="exclude"
+        )
+        draw = self._draw if temperature else None
+        key = content_key(
+            [
+                "reply",
+                self._model.identity,
+                msgspec.to_builtins(question),
+                msgspec.to_builtins(sampling),
+                think,
+                draw,
+            ]
+        )
+        plan = Plan(
+            key=key,
+            seed=row_seed(key),
+            messages=self._messages(question),
+            sampling=sampling,
+            thinking=thinking,
+            raw=question.raw,
+            template_kwargs=question.template_kwargs,
+        )
+        try:
+            return await self._memo.call(
+                "generation", key, Rollout, self._model, lambda: roll_out(self._model, plan)
+            )
+        except RowSkipped as error:
+            raise RequestFailed(error.message, kind="overlong") from error
+
+    async def choose(self, question: Question, choices: tuple[str, ...]) -> ChoiceScores:
+        """Say how probable each choice is as the next token."""
+        request = ChoiceRequest(
+            messages=self._messages(question),
+            prefix=(question.raw,) if question.raw else (),
+            template_kwargs=question.template_kwargs,
+            choices=choices,
+        )
+        key = content_key(["choice", self._model.identity, msgspec.to_builtins(request)])
+        backend = self._model.backend
+        try:
+            return await self._memo.call(
+                "choice", key, ChoiceScores, self._model, lambda: backend.choose(request)
+            )
+        except RowSkipped as error:
+            raise RequestFailed(error.message, kind="overlong") from error
+
+    def _messages(self, question: Question) -> tuple[Message, ...]:
+        return () if question.raw else self._model.conversation(question.messages)
+
+
+def row_seed(key: str) -> int:
+    """Derive a rollout's seed from its content key: 63 bits, never part of the key itself."""
+    return int.from_bytes(sha256(b"row seed\0" + bytes.fromhex(key)).digest()[:8], "big") >> 1
+
+
+def asked_model(
+    memo: Memo, models: dict[str, Model], seat: Seat, *, seed: int, sample: int
+) -> JudgeModel | None:
+    """Hand a judge its model; None for judges that run none."""
+    if not seat.role:
+        return None
+    return AskedModel(memo, models[seat.role], seat.judge.card, seed=seed, sample=sample)
+
+
+def slim(verdict: Any) -> Any:
+    """Return a verdict without what the judge wrote: that stays in the journal."""
+    return msgspec.structs.replace(verdict, raw="", details={})

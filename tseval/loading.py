@@ -1,0 +1,126 @@
+"""The models of a run: started, given their thinking format, and taking turns on devices."""
+
+import contextlib
+
+import msgspec
+
+from .errors import ConfigError, TsevalError
+from .formats import choose_format
+from .judging import Seat, way_of
+from .plugins import Registry
+from .protocol import fingerprint
+from .roles import Backend, Completion, CompletionRequest, ModelSpec, Report
+from .rollouts import Model
+from .runfolder import Manifest
+from .scheduler import Scheduler
+from .spec import RunSpec
+
+
+class Models:
+    """Every model of a run, started, with the scheduler that knows them."""
+
+    def __init__(self, registry: Registry, report: Report) -> None:
+        self._registry = registry
+        self._report = report
+        self.scheduler = Scheduler(report=report)
+        self.started: dict[str, Model] = {}
+
+    @property
+    def target(self) -> Model:
+        """The model under test."""
+        return self.started["target"]
+
+    async def start_judges(self, seats: dict[str, Seat]) -> None:
+        """Start the model of each judge that runs one; judges may share a model.
+
+        Raises:
+            BackendError: A model cannot be started.
+            CapabilityMissing: A judge cannot ask its model on that backend.
+        """
+        for seat in seats.values():
+            if seat.spec is None:
+                continue
+            if seat.role not in self.started:
+                backend = self._registry.backends[seat.spec.backend].create(seat.spec)
+                await self._make_room(backend)
+                self.started[seat.role] = await self._model(seat.role, backend, seat.spec)
+                self.scheduler.add(seat.role, backend, resident=True)
+            way_of(seat.judge.card, self.started[seat.role].backend)
+
+    async def start_target(
+        self, spec: RunSpec, manifest: Manifest, backend: Backend | None = None
+    ) -> None:
+        """Start the model under test, behind the judges', so that it stays loaded first.
+
+        Args:
+            spec: What is run.
+            manifest: Of the run; its subject is set, and must not have changed.
+            backend: Use this one instead of building the one that ``spec.model`` names.
+        """
+        named = _keep_dtype(spec.model, manifest)
+        backend = backend or self._registry.backends[named.backend].create(named)
+        await self._make_room(backend)
+        self.started["target"] = await self._model("target", backend, named, spec)
+        self.scheduler.add("target", backend, resident=True)
+        subject = self.target.subject
+        if manifest.subject is not None and manifest.subject.identity != subject.identity:
+            fields = _differences(manifest.subject.identity, subject.identity)
+            raise ConfigError(
+                f"the model has changed since this run began ({fields})",
+                hint="start another run with --fresh",
+            )
+        manifest.subject = subject
+
+    async def close(self) -> None:
+        """Free every device."""
+        for model in self.started.values():
+            with contextlib.suppress(TsevalError):
+                await model.backend.close()
+
+    async def _make_room(self, backend: Backend) -> None:
+        """Unload the models that the next one shares a device with."""
+        wanted = set(backend.devices) - {"cpu"}
+        for name, model in self.started.items():
+            if wanted & set(model.backend.devices) and self.scheduler.is_resident(name):
+                await model.backend.close()
+                self.scheduler.evict(name)
+
+    async def _model(
+        self, name: str, backend: Backend, spec: ModelSpec, run: RunSpec | None = None
+    ) -> Model:
+        subject = await backend.start(self._report)
+        view = backend.template()
+        fmt = choose_format(self._registry.formats.values(), view, spec.options.get("format", ""))
+        complete, extra = backend.complete, {}
+        if run is not None and run.intervention:
+            intervention = self._registry.interventions[run.intervention]
+            extra = {"intervention": intervention.name, **intervention.identity}
+            inner = backend.complete
+
+            async def complete(request: CompletionRequest) -> Completion:
+                done: Completion = await intervention.complete(request, inner)
+                return done
+
+        prompt = run.system_prompt if run is not None else ""
+        return Model(
+            name=name,
+            backend=backend,
+            subject=subject,
+            format=fmt,
+            complete=complete,
+            identity=fingerprint([subject.identity, fmt.name, extra, prompt]),
+            system_prompt=prompt,
+        )
+
+
+def _keep_dtype(spec: ModelSpec, manifest: Manifest) -> ModelSpec:
+    """Resume in the precision that the run began with, unless told otherwise."""
+    dtypes = (leg.execution.get("dtype") for leg in manifest.legs)
+    kept = next((dtype for dtype in dtypes if dtype), None)
+    if not kept or "dtype" in spec.options or "deterministic" in spec.options:
+        return spec
+    return msgspec.structs.replace(spec, options={**spec.options, "dtype": kept})
+
+
+def _differences(left: dict[str, str], right: dict[str, str]) -> str:
+    return ", ".join(sorted(n for n in {*left, *right} if left.get(n) != right.get(n)))

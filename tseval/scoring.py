@@ -1,0 +1,271 @@
+"""Outcomes of rollouts to scores, for benchmarks that ask prompts and have the answers judged."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from .cards import BenchmarkCard
+from .data import cluster_of
+from .judging import Seat, slim
+from .metrics import Judged, average, outcome_of, score
+from .protocol import JudgeIdentity, Protocol
+from .readback import Row
+from .roles import MetricSpec
+from .thinking import ODDITIES
+from .types import Rollout, Sample, Score, TextJudged, Verdict
+
+if TYPE_CHECKING:
+    from .plugins import Registry
+
+
+class Finding(NamedTuple):
+    """What one judge said of one rollout, or why it had nothing to judge.
+
+    Attributes:
+        verdict: The verdict, without what the judge wrote; None if ``lost``.
+        lost: Why the rollout leaves this judge's denominator ('unclosed', 'no-trace'), or ''.
+    """
+
+    verdict: Verdict | None
+    lost: str = ""
+
+
+class Outcome(NamedTuple):
+    """What is kept of one rollout until the scores are made: small, and without any text.
+
+    Attributes:
+        cluster: Prompts with equal clusters are not independent.
+        harmful, group: As on the sample.
+        findings: By judge's label; empty if ``lost``.
+        lost: Why there is no rollout ('overlong', 'error'), or ''.
+        forced: Whether tseval closed its trace; None if it did not think.
+        notes: Of the format parser, those that a user should know of.
+        truncated, unclosed: Whether the answer was cut off, or the trace never closed.
+        failure: What failed, in words, or ''.
+    """
+
+    cluster: str
+    harmful: bool | None
+    group: str
+    findings: dict[str, Finding]
+    lost: str = ""
+    forced: bool | None = None
+    notes: tuple[str, ...] = ()
+    truncated: bool = False
+    unclosed: bool = False
+    failure: str = ""
+
+
+def outcome(sample: Sample, rollout: Rollout, findings: dict[str, Finding]) -> Outcome:
+    """Keep of a judged rollout what its scores need."""
+    verdicts = [finding.verdict for finding in findings.values() if finding.verdict is not None]
+    failures = [verdict.raw for verdict in verdicts if verdict.reason == "error"]
+    small = {
+        judge: Finding(slim(finding.verdict) if finding.verdict else None, finding.lost)
+        for judge, finding in findings.items()
+    }
+    return Outcome(
+        cluster=cluster_of(sample),
+        harmful=sample.harmful,
+        group=sample.group,
+        findings=small,
+        forced=(rollout.closed_by == "budget") if rollout.thought else None,
+        notes=tuple(note for note in rollout.notes if note in ODDITIES),
+        truncated=rollout.answer is not None and rollout.finish == "length",
+        unclosed=rollout.answer is None,
+        failure=failures[0] if failures else "",
+    )
+
+
+def lost_outcome(sample: Sample, lost: str, failure: str = "") -> Outcome:
+    """Keep that there is no rollout, and why."""
+    return Outcome(
+        cluster=cluster_of(sample),
+        harmful=sample.harmful,
+        group=sample.group,
+        findings={},
+        lost=lost,
+        failure=failure,
+    )
+
+
+def sample_of(row: Row) -> Sample:
+    """Make the sample that a row was noted for."""
+    return Sample(
+        id=row.sample, prompt=row.prompt, harmful=row.harmful, group=row.group, tags=row.tags
+    )
+
+
+def text_to_judge(rollout: Rollout, text: TextJudged, unclosed: str) -> tuple[str, str]:
+    """Choose what a judge is shown of a rollout.
+
+    Args:
+        rollout: The rollout.
+        text: What the protocol has judged: 'answer', 'trace' or 'both'.
+        unclosed: The rule for rollouts whose trace never closed.
+
+    Returns:
+        The text, and the reason why the rollout leaves the denominator instead ('' if it stays).
+        An unclosed trace is never shown as if it were an answer, except under 'judge-trace',
+        which says so in the protocol.
+    """
+    if text == "trace":
+        # An empty trace is no trace: unlike an empty answer, nobody was owed one.
+        return rollout.trace, "" if rollout.trace else "no-trace"
+    if rollout.answer is None:
+        if unclosed == "judge-trace":
+            return rollout.trace, ""
+        if unclosed == "exclude" or "cannot-force" in rollout.notes:
+            return "", "unclosed"
+        # 'empty'; and a model that, its trace closed for it, thought on and never answered.
+        return "", ""
+    if text == "both" and rollout.trace:
+        return f"{rollout.trace}\n\n{rollout.answer}", ""
+    return rollout.answer, ""
+
+
+def scores_of(
+    card: BenchmarkCard,
+    outcomes: list[Outcome],
+    seats: Iterable[Seat],
+    registry: "Registry",
+    protocol: Callable[[Seat], Protocol],
+    declare: Callable[[Protocol], str],
+) -> Iterator[Score]:
+    """Make the scores of a benchmark: each metric, under each judge, for each group.
+
+    Args:
+        card: The benchmark.
+        outcomes: One a rollout.
+        seats: The judges.
+        registry: For the metrics.
+        protocol: How a judge's numbers were made, but for metric and group.
+        declare: Records a score's protocol, and returns its fingerprint.
+    """
+    metrics = registry.metrics
+    seats = list(seats)
+    names = [n for name in card.metrics for n in (name, *metrics[name].companions)]
+    for name in dict.fromkeys(names):
+        metric = metrics[name]
+        for seat in seats:
+            if metric.label not in seat.judge.card.labels:
+                continue
+            for group in ("", *card.groups):
+                chosen = [
+                    each
+                    for each in outcomes
+                    if each.harmful is (metric.on == "harmful") and group in ("", each.group)
+                ]
+                if chosen:
+                    yield _score(card, metric, seat, group, chosen, protocol(seat), declare)
+
+
+def _score(
+    card: BenchmarkCard,
+    metric: MetricSpec,
+    seat: Seat,
+    group: str,
+    outcomes: list[Outcome],
+    protocol: Protocol,
+    declare: Callable[[Protocol], str],
+) -> Score:
+    # A part that must not enter averages is told apart by its group.
+    aside = not group and not card.averages(harmful=metric.on == "harmful")
+    shown = metric.on if aside else group
+    protocol = msgspec.structs.replace(
+        protocol, group=shown, metric=metric.name, metric_version=metric.version
+    )
+    base = Score(
+        benchmark=card.name,
+        group=shown,
+        metric=metric.name,
+        judge=seat.label,
+        member=not seat.shown,
+        fingerprint=declare(protocol),
+        partial=protocol.limit is not None,
+        judge_notes=_judge_notes(seat.label, outcomes),
+    )
+    return score(metric, (_judged(metric, seat.label, each) for each in outcomes), base)
+
+
+def _judge_notes(judge: str, outcomes: list[Outcome]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for each in outcomes:
+        finding = each.findings.get(judge)
+        if finding is not None and finding.verdict is not None:
+            counts.update(dict.fromkeys(finding.verdict.notes, 1))
+    return dict(sorted(counts.items()))
+
+
+def _judged(metric: MetricSpec, judge: str, each: Outcome) -> Judged:
+    name: str
+    hit: float | None
+    if each.lost:
+        name, hit = each.lost, None
+    else:
+        finding = each.findings[judge]
+        if finding.verdict is None:
+            name, hit = finding.lost, None
+        else:
+            name, hit = outcome_of(metric, finding.verdict)
+    return Judged(
+        cluster=each.cluster,
+        outcome=name,
+        hit=hit,
+        forced=each.forced,
+        truncated=each.truncated,
+        unclosed=each.unclosed,
+    )
+
+
+def oddities(name: str, outcomes: list[Outcome]) -> Iterator[str]:
+    """Say where it is doubtful what of a completion is the answer, and why rows failed.
+
+    Args:
+        name: The benchmark.
+        outcomes: One a rollout.
+    """
+    counts = Counter(note for each in outcomes for note in dict.fromkeys(each.notes))
+    for note, count in sorted(counts.items()):
+        yield f"{name}: {note} in {count} of {len(outcomes)} rollouts ({ODDITIES[note]})"
+    failures = Counter(each.failure for each in outcomes if each.failure)
+    if failures:
+        message, count = failures.most_common(1)[0]
+        yield (
+            f"{name}: {failures.total()} of {len(outcomes)} rollouts failed,"
+            f" {count} of them: {message}"
+        )
+
+
+def averages(
+    suites: tuple[str, ...], registry: "Registry", scores: list[Score], missing: set[str]
+) -> list[Score]:
+    """Average each metric over a suite's benchmarks.
+
+    A metric that a missing benchmark of the suite measures is left out: the mean of the rest
+    would be another number under the suite's name.
+    """
+    found: list[Score] = []
+    for suite in suites:
+        members = set(registry.suites[suite].benchmarks)
+        lacking = {
+            name
+            for member in members & missing
+            for listed in getattr(registry.benchmarks[member].card, "metrics", ())
+            for name in (listed, *registry.metrics[listed].companions)
+        }
+        whole = [s for s in scores if s.benchmark in members and not s.group]
+        whole.sort(key=lambda s: (s.metric, s.judge))
+        for (metric, _), same in groupby(whole, key=lambda s: (s.metric, s.judge)):
+            mean = None if metric in lacking else average(suite, list(same))
+            if mean is not None:
+                found.append(mean)
+    return found
+
+
+def with_judge(protocol: Protocol, judge: JudgeIdentity, text: TextJudged) -> Protocol:
+    """Return the protocol of the same numbers under another judge."""
+    return msgspec.structs.replace(protocol, judge=judge, text=text)
