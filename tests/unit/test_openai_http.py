@@ -12,8 +12,8 @@ import pytest
 from tests.support.openai_backend import Started, Waits, look, request, spec, use
 from tests.support.openai_server import Fault, OpenAIServer, always, first, http_error, serving
 from tseval.errors import BackendError, BackendUnavailable, ConfigError, RequestFailed
-from tseval.models._openai_address import Secrets, parse_address
 from tseval.models.openai import OpenAIBackend
+from tseval.models.openai.address import Secrets, parse_address
 from tseval.roles import Completion, ModelSpec
 
 KEY = "sk-very/secret+key=="

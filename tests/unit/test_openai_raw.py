@@ -9,9 +9,9 @@ import pytest
 from tests.support.openai_backend import Started, look, request, use
 from tests.support.openai_server import Ask, serving
 from tseval.errors import CapabilityMissing, RequestFailed, RowSkipped
-from tseval.models._openai_choose import Reported, reported, scores
-from tseval.models._openai_render import LocalRenderer, raw_ids
-from tseval.models._openai_wire import Reply
+from tseval.models.openai.choose import Reported, reported, scores
+from tseval.models.openai.render import LocalRenderer, raw_ids
+from tseval.models.openai.wire import Reply
 from tseval.roles import ChoiceRequest, CompletionRequest
 from tseval.thinking import Limits
 from tseval.types import ChoiceScores, Message

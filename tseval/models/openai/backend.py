@@ -43,15 +43,15 @@ from tseval.roles import (
 )
 from tseval.types import ChoiceScores, LogLikelihood, Message
 
-from . import _openai_probe as probe
-from ._openai_address import Address, parse_address
-from ._openai_choose import NEXT, ask_chat, ask_text, reported, scores
-from ._openai_http import Json, Rejected, Server, Sleep
-from ._openai_options import DESCRIPTIONS, api_key, read_options
-from ._openai_read import behind_trace, bound_limits, completion_of_chat, completion_of_text
-from ._openai_render import LocalRenderer, piece_ids, raw_ids
-from ._openai_start import Found, explore
-from ._openai_wire import Draw, cannot_start, fail, room_left
+from . import probe
+from .address import Address, parse_address
+from .choose import NEXT, ask_chat, ask_text, reported, scores
+from .http import Json, Rejected, Server, Sleep
+from .options import DESCRIPTIONS, api_key, read_options
+from .read import behind_trace, bound_limits, completion_of_chat, completion_of_text
+from .render import LocalRenderer, piece_ids, raw_ids
+from .start import Found, explore
+from .wire import Draw, cannot_start, fail, room_left
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from tseval.errors import BackendError, BackendUnavailable, RequestFailed
 
-from ._openai_http import Json, Rejected, Server
+from .http import Json, Rejected, Server
 
 # Fields that a server may refuse without changing what is measured, as long as they say nothing.
 OPTIONAL = ("top_k", "min_p", "repetition_penalty", "skip_special_tokens", "seed", "bad_words")

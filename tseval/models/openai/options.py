@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from tseval.errors import ConfigError
 
-from ._openai_http import Json
-from ._openai_wire import RESERVED
+from .http import Json
+from .wire import RESERVED
 
 Prefix = Literal["auto", "chat", "completions", "none"]
 

@@ -6,8 +6,8 @@ from tseval.formats import TAG_PAIRS
 from tseval.roles import Completion, CompletionRequest
 from tseval.thinking import parse
 
-from ._openai_render import Renderer
-from ._openai_wire import Reply
+from .render import Renderer
+from .wire import Reply
 
 
 def behind_trace(request: CompletionRequest) -> bool:

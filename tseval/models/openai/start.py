@@ -7,12 +7,12 @@ from tseval.formats import BUILTIN_FAMILIES, TemplateView, choose_format
 from tseval.protocol import canonical_json
 from tseval.roles import Capabilities, Report, Subject
 
-from . import _openai_probe as probe
-from ._openai_choose import Tops, find_tops
-from ._openai_http import Rejected, Server
-from ._openai_options import Options
-from ._openai_render import LocalRenderer, Renderer, ServerRenderer
-from ._openai_wire import Reply, Wire
+from . import probe
+from .choose import Tops, find_tops
+from .http import Rejected, Server
+from .options import Options
+from .render import LocalRenderer, Renderer, ServerRenderer
+from .wire import Reply, Wire
 
 
 class Found(Struct, frozen=True, kw_only=True):

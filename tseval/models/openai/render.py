@@ -12,7 +12,7 @@ from tseval.errors import ConfigError, RequestFailed
 from tseval.formats import TemplateView, known_marks
 from tseval.roles import Piece
 
-from ._openai_http import Json, Rejected, Server
+from .http import Json, Rejected, Server
 
 _CHANNEL, _ASSISTANT = "<|channel|>", "<|start|>assistant"
 GREETING: list[Json] = [{"role": "user", "content": "Hello"}]

@@ -15,9 +15,9 @@ from tseval.errors import ConfigError, RequestFailed
 from tseval.formats import BUILTIN_FAMILIES, TAG_PAIRS, TemplateView, ThinkingFormat, choose_format
 from tseval.thinking import parse
 
-from ._openai_http import Json, Rejected, Server
-from ._openai_render import Renderer
-from ._openai_wire import OPTIONAL, Draw, Reply, Wire, room_left
+from .http import Json, Rejected, Server
+from .render import Renderer
+from .wire import OPTIONAL, Draw, Reply, Wire, room_left
 
 # Short to answer, and enough of a question that a model which thinks does so.
 LOOK_QUESTION = "What is 17 + 25? Reply with the number only."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tseval.errors import BackendUnavailable, RequestFailed
 
-from ._openai_address import Address, Secrets
+from .address import Address, Secrets
 
 if TYPE_CHECKING:
     import httpx

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from tseval.errors import RequestFailed
 from tseval.types import ChoiceScores
 
-from ._openai_http import Rejected
-from ._openai_wire import Draw, Reply, Wire
+from .http import Rejected
+from .wire import Draw, Reply, Wire
 
 # Most tokens that are asked for: what current servers allow, then what old ones do.
 _MOST = (20, 5)
