@@ -48,7 +48,7 @@ class JudgeSpec(Struct, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The specification without the model's place, for tables."""
-        options = dict(self.options) | ({"text": self.sees} if self.sees else {})
+        options = dict(sorted(self.options.items())) | ({"text": self.sees} if self.sees else {})
         inner = ",".join(f"{key}={value}" for key, value in options.items())
         return f"{self.name}({inner})" if inner else self.name
 
@@ -143,12 +143,14 @@ class _Table:
         self._registry = registry
         self._options = options
         self._used: set[str] = set()
+        self._asked: dict[tuple[str, bytes], str] = {}
 
     def add(self, text: str, *, shown: bool) -> str:
         """Seat a judge, and the members of a panel before it; returns its label."""
         if is_panel(text):
             names, _ = split_panel(text)
             members = tuple(self.add(name, shown=False) for name in names)
+            _check_members(text, members, [self.seats[member] for member in members])
             labels: dict[str, tuple[Label, ...]] = {
                 name: self.seats[member].judge.card.labels
                 for name, member in zip(names, members, strict=True)
@@ -161,11 +163,13 @@ class _Table:
             return self._put(text, self._panel(spec, plugin, shown))
         judge = _configured(plugin, spec)
         model = self._model(spec, judge.card)
-        label = text if spec.label in self.clashing else spec.label
+        label = spec.text if spec.label in self.clashing else spec.label
+        # Under a clash too, a judge that names its default model is the judge that names none.
+        label = self._asked.setdefault((spec.label, msgspec.json.encode(model)), label)
         shared = (seat.role for seat in self.seats.values() if model and seat.spec == model)
         role = next(shared, f"judge {label}") if model else ""
         seat = Seat(label=label, judge=judge, spec=model, role=role, sees=spec.sees, shown=shown)
-        return self._put(text, seat)
+        return self._put(label, seat)
 
     def _panel(self, spec: JudgeSpec, panel: Panel, shown: bool) -> Seat:
         if spec.options:
@@ -234,6 +238,19 @@ def _place(spec: JudgeSpec, default: ModelSpec | None, backends: dict[str, bool]
         return msgspec.structs.replace(known, backend=backend, base_url=url)
     text = f"{backend}/{name}" if server is not None else spec.where
     return parse_model(text, backends, base_url=url)
+
+
+def _check_members(text: str, members: tuple[str, ...], seats: list[Seat]) -> None:
+    """Raise ConfigError for a judge with two votes, or one that would judge another text."""
+    if len(set(members)) < len(members):
+        twice = next(member for member in members if members.count(member) > 1)
+        raise ConfigError(f"{text}: {twice!r} is a member twice, and would have two votes")
+    own = next((seat for seat in seats if seat.sees is not None), None)
+    if own is not None:
+        raise ConfigError(
+            f"{text}: {own.label!r} has a text of its own, but the members of a panel judge one",
+            hint="--judged-text is for every judge of the run",
+        )
 
 
 def _configured(plugin: Judge, spec: JudgeSpec) -> Judge:
