@@ -203,11 +203,14 @@ class _Table:
         default = parse_model(card.model, backends) if card.model else None
         model = _place(spec, default, backends)
         options = dict(model.options)
-        for key, value in self._options.items():
+        # What is said of one judge stands above what is said of all.
+        for key, value in sorted(self._options.items(), key=lambda item: ":" in item[0]):
             whose, _, option = key.rpartition(":")
             if whose in ("", spec.name):
                 options[option] = value
                 self._used.add(key)
+        # Refuses credentials, as for every model: the manifest would hold them.
+        parse_model(None, backends, base_url=model.base_url, options=options)
         return msgspec.structs.replace(model, options=options)
 
     def check_options(self) -> None:
