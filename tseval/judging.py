@@ -238,7 +238,9 @@ def _place(spec: JudgeSpec, default: ModelSpec | None, backends: dict[str, bool]
                 f"judge {spec.text!r} names no model, and has none of its own",
                 hint=f"{spec.name}@{backend}/MODEL",
             )
-        return msgspec.structs.replace(known, backend=backend, base_url=url)
+        # A hub commit is no part of the name that a server gives a model.
+        revision = "" if url else known.revision
+        return msgspec.structs.replace(known, backend=backend, revision=revision, base_url=url)
     text = f"{backend}/{name}" if server is not None else spec.where
     return parse_model(text, backends, base_url=url)
 
