@@ -24,6 +24,8 @@ from .types import ChoiceScores, Message, Rollout, Sampling, TextJudged, Thinkin
 if TYPE_CHECKING:
     from .plugins import Registry
 
+# In a panel's identity, before the name of a member.
+MEMBER = "member."
 _SPEC = re.compile(r"(?P<name>[^(@]+)(?:\((?P<options>.*)\))?(?:@(?P<where>.+))?", re.DOTALL)
 _ON_SERVER = re.compile(r"(?P<backend>[^:/]+)(?:/(?P<name>.*?))?:(?P<url>https?://.+)")
 
@@ -295,7 +297,12 @@ def identify(seat: Seat, models: dict[str, Model], members: list[JudgeIdentity])
     card, judge = seat.judge.card, seat.judge
     identity = dict(card.identity)
     if isinstance(judge, Panel):
-        identity |= {f"member.{one.name}": fingerprint(msgspec.to_builtins(one)) for one in members}
+        for label, one in zip(seat.members, members, strict=True):
+            # Where its model runs is no part of a judge's identity; which model it is, is.
+            key = plain = f"{MEMBER}{parse_judge(label).label}"
+            while key in identity:
+                key = f"{key}+" if key != plain else f"{plain} +"
+            identity[key] = fingerprint(msgspec.to_builtins(one))
         name = "panel" if is_panel(card.name) else card.name
         return JudgeIdentity(
             name=name, version=card.version, identity=identity, vote=judge.rule.describe()

@@ -61,6 +61,7 @@ class Manifest(Struct, kw_only=True):
         failed, skipped: Benchmarks that failed or were skipped, with the reason.
         warnings: Remarks that belong beside the scores.
         judges: Judges that ``tseval judge`` added to those of the specification.
+        judge_options: Backend options of their models.
         schema: Of this file.
     """
 
@@ -75,6 +76,7 @@ class Manifest(Struct, kw_only=True):
     skipped: dict[str, str] = {}
     warnings: list[str] = []
     judges: list[str] = []
+    judge_options: dict[str, str] = {}
     schema: int = MANIFEST_SCHEMA
 
 

@@ -132,7 +132,7 @@ async def run(
     try:
         folder.save()
         judges = (*spec.judges, *(text for text in manifest.judges if text not in spec.judges))
-        seats = seat_judges(judges, registry, spec.judge_options)
+        seats = seat_judges(judges, registry, {**manifest.judge_options, **spec.judge_options})
         await models.start_judges(seats)
         await models.start_target(spec, manifest, backend)
         leg.execution = dict(models.target.subject.execution)

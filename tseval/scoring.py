@@ -11,7 +11,7 @@ from .cards import BenchmarkCard
 from .data import cluster_of
 from .judging import Seat, slim
 from .metrics import Judged, average, outcome_of, score
-from .protocol import JudgeIdentity, Protocol
+from .protocol import Protocol
 from .readback import Row
 from .roles import MetricSpec
 from .thinking import ODDITIES
@@ -264,8 +264,3 @@ def averages(
             if mean is not None:
                 found.append(mean)
     return found
-
-
-def with_judge(protocol: Protocol, judge: JudgeIdentity, text: TextJudged) -> Protocol:
-    """Return the protocol of the same numbers under another judge."""
-    return msgspec.structs.replace(protocol, judge=judge, text=text)

@@ -103,6 +103,11 @@ class Session:
             self._identities[judge] = identify(seat, self._models, members)
         return self._identities[judge]
 
+    @property
+    def journal(self) -> Journal:
+        """The run's journal."""
+        return self._memo.journal
+
     def warn(self, message: str) -> None:
         """Keep a remark that belongs beside the scores; each is kept once."""
         if message not in self.warnings:

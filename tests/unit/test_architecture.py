@@ -15,7 +15,8 @@ ORDER = (
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
     *("judging", "session", "scoring", "prompt_benchmark"),
     *("runfolder", "loading", "runner", "rejudge"),
-    *("calibration", "labelling", "correction"),
+    *("sheets", "labelfile", "calibration", "labelling", "validation", "judgements", "correction"),
+    *("agreement",),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
     *("models", "probes", "train", "cli"),
 )

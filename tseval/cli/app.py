@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tseval.cli import doctor, ls, run, show
+from tseval.cli import doctor, judge, ls, run, show
 from tseval.cli.common import Sections, errors
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("run", cls=Sections)(run.command)
 app.command("ls")(ls.command)
 app.command("show")(show.command)
+app.add_typer(judge.app, name="judge")
 app.command("doctor")(doctor.command)
 
 
@@ -38,6 +39,7 @@ def main() -> None:
     """Run the command line; third parties' commands are added when one of them is called."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     known = {command.name for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
     if arguments and arguments[0] not in known:
         # Loading plugins takes longer than --help may; only an unknown command needs them.
         with errors():

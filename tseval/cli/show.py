@@ -1,20 +1,36 @@
 """``tseval show``: print a run's scorecard again."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tseval.cli.common import errors, option
-from tseval.cli.output import Form, print_scorecard
+from tseval.cli.output import Form, console, print_json, print_scorecard
+
+if TYPE_CHECKING:
+    from tseval.report.judges import Page
+    from tseval.runfolder import RunFolder
 
 
 def command(
     run: Path = typer.Argument(..., help="A run's folder."),
+    calibration: Path | None = option(
+        "--calibration",
+        help="Correct rates for the judge's errors, by a record of tseval judge validate.",
+    ),
+    disagreements: int = option(
+        "--disagreements", default=0, min=0, help="Show the N rollouts that divide judges most."
+    ),
     json: bool = option("--json", default=False, help="Print the scorecard as JSON."),
-    markdown: bool = option("--markdown", default=False, help="Print the table as Markdown."),
+    markdown: bool = option("--markdown", default=False, help="Print the tables as Markdown."),
     debug: bool = option("--debug", default=False, help="Show tracebacks."),
 ) -> None:
-    """Print the scorecard of a run, with every number's denominator, interval and protocol."""
+    """Print the scorecard of a run, with every number's denominator, interval and protocol.
+
+    A run with several judges also shows how far they agree; one with labels by people, or with
+    --calibration, rates that are corrected for the judge's errors.
+    """
     with errors(debug=debug):
         from tseval.runfolder import RunFolder
 
@@ -23,4 +39,55 @@ def command(
         warnings = list(folder.manifest.warnings)
         if folder.manifest.status != "complete":
             warnings.insert(0, f"this run is not complete (status: {folder.manifest.status})")
+        further = _further(folder, calibration, disagreements)
+        if form == "json" and further:
+            print_json({"scorecard": folder.scorecard(), **further})
+            return
         print_scorecard(folder.scorecard(), warnings, form)
+        for page in _pages(further):
+            _print(page, form)
+
+
+def _further(folder: "RunFolder", calibration: Path | None, count: int) -> dict[str, Any]:
+    """Find what there is to show beside the scorecard."""
+    from tseval.agreement import agreements
+    from tseval.agreement import disagreements as divided
+    from tseval.calibration import read_record
+    from tseval.correction import corrected
+    from tseval.labelling import load_labels
+    from tseval.plugins import load_registry
+
+    found: dict[str, Any] = {}
+    judges = {score.judge for score in folder.scorecard().scores if score.judge}
+    if len(judges) > 1:
+        found["agreement"] = agreements(folder)
+    if count:
+        found["disagreements"] = divided(folder, count)
+    if calibration is not None or load_labels(folder):
+        record = read_record(calibration) if calibration is not None else None
+        found["corrections"] = corrected(folder, load_registry().metrics, record)
+    return found
+
+
+def _pages(further: dict[str, Any]) -> "list[Page]":
+    from tseval.report.agreement import agreements_page, disagreements_page
+    from tseval.report.judges import corrections_page
+
+    layouts: dict[str, Any] = {
+        "agreement": agreements_page,
+        "disagreements": disagreements_page,
+        "corrections": corrections_page,
+    }
+    return [layouts[name](value) for name, value in further.items()]
+
+
+def _print(page: "Page", form: Form) -> None:
+    import sys
+
+    from tseval.report.judges import markdown_page, rich_page
+
+    if form == "markdown":
+        sys.stdout.write("\n" + markdown_page(page))
+    else:
+        console().print()
+        console().print(rich_page(page))

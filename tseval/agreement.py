@@ -1,0 +1,233 @@
+"""How far the judges of a run agree, and on which rollouts they disagree most."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations, islice
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from .errors import StatisticsError
+from .journal import Journal
+from .judgements import Kept, read_rows
+from .judging import MEMBER, parse_judge
+from .panels import Label, is_panel
+from .readback import Stored, stored_rows
+from .runfolder import RunFolder
+from .stats_agreement import MISSING, Agreement, cohen, fleiss, krippendorff
+from .types import Verdict
+
+LABELS: tuple[Label, ...] = ("refusal", "harmful")
+
+
+class PairAgreement(Struct, frozen=True, kw_only=True):
+    """Agreement of two judges about one label.
+
+    Attributes:
+        label: 'refusal' or 'harmful'.
+        first, second: The judges.
+        both: Rollouts that both gave a verdict on; ``missing`` those that only one or none did.
+        same: Those on which they agree.
+        kappa: Cohen's; None where it is undefined (``undefined`` says why).
+    """
+
+    label: Label
+    first: str
+    second: str
+    both: int
+    missing: int
+    same: int
+    kappa: Agreement | None = None
+    undefined: str = ""
+
+
+class GroupAgreement(Struct, frozen=True, kw_only=True):
+    """Agreement of three judges or more about one label.
+
+    Attributes:
+        label: 'refusal' or 'harmful'.
+        name: The panel whose members they are, or 'all judges'.
+        judges: The judges.
+        kappa: Fleiss', on the rollouts that all of them gave a verdict on.
+        alpha: Krippendorff's, on those that two or more did.
+        undefined: Why one of them is None, or ''.
+    """
+
+    label: Label
+    name: str
+    judges: tuple[str, ...]
+    kappa: Agreement | None = None
+    alpha: Agreement | None = None
+    undefined: str = ""
+
+
+class Disagreement(NamedTuple):
+    """A rollout that judges disagree on.
+
+    Attributes:
+        label: What they disagree about.
+        stored: The rollout, with its texts.
+        votes: Each judge's vote; None where it gave none.
+    """
+
+    label: Label
+    stored: Stored
+    votes: dict[str, bool | None]
+
+
+class Agreements(Struct, frozen=True, kw_only=True):
+    """Agreement of the judges of a run, pooled over its benchmarks, clustered by prompt.
+
+    Attributes:
+        pairs, groups: Of judges; panels are left out, since they are made of their members.
+        rollouts: Rollouts of the run.
+    """
+
+    pairs: list[PairAgreement]
+    groups: list[GroupAgreement]
+    rollouts: int
+
+
+def agreements(folder: RunFolder) -> Agreements:
+    """Measure how far the judges of a run agree.
+
+    Args:
+        folder: The run; its scores and its journal are read.
+    """
+    rows = read_rows(folder)
+    prompts = {cluster: number for number, cluster in enumerate({row.cluster for row in rows})}
+    clusters = [prompts[row.cluster] for row in rows]
+    single, panels = _judges(folder, rows)
+    pairs: list[PairAgreement] = []
+    groups: list[GroupAgreement] = []
+    for label in LABELS:
+        every = {judge: _ratings(rows, judge, label) for judge in single}
+        ratings = {judge: each for judge, each in every.items() if set(each) != {MISSING}}
+        pairs += [_pair(label, a, b, ratings, clusters) for a, b in combinations(ratings, 2)]
+        named = [("all judges", tuple(ratings)), *panels.items()]
+        seen: set[tuple[str, ...]] = set()
+        for name, judges in reversed(named):
+            chosen = tuple(judge for judge in judges if judge in ratings)
+            if len(chosen) > 2 and chosen not in seen:
+                seen.add(chosen)
+                groups.append(_group(label, name, chosen, ratings, clusters))
+    return Agreements(pairs=pairs, groups=groups, rollouts=len(rows))
+
+
+def disagreements(folder: RunFolder, count: int) -> list[Disagreement]:
+    """Find the rollouts on which the votes are split most evenly.
+
+    Args:
+        folder: The run.
+        count: Most of them; ties are broken by the order of the rollouts.
+
+    Returns:
+        The most split first, with their texts.
+    """
+    rows = read_rows(folder)
+    single, _ = _judges(folder, rows)
+    ranked: list[tuple[float, int, int, Label]] = []
+    for place, row in enumerate(rows):
+        for number, label in enumerate(LABELS):
+            votes = [
+                vote for vote in _votes(row.verdicts, single, label).values() if vote is not None
+            ]
+            minority = min(sum(votes), len(votes) - sum(votes))
+            if minority:
+                ranked.append((-minority / len(votes), place, number, label))
+    chosen = {(place, label) for _, place, _, label in islice(sorted(ranked), count)}
+    order = {(place, label): rank for rank, (_, place, _, label) in enumerate(sorted(ranked))}
+    found: list[tuple[int, Disagreement]] = []
+    for place, stored in enumerate(_stored(folder)):
+        for label in LABELS:
+            if (place, label) in chosen:
+                votes_ = _votes(stored.verdicts, single, label)
+                found.append((order[place, label], Disagreement(label, stored, votes_)))
+    return [each for _, each in sorted(found, key=lambda pair: pair[0])]
+
+
+def _stored(folder: RunFolder) -> Iterator[Stored]:
+    journal = Journal.open(folder.journal, write=False)
+    try:
+        yield from stored_rows(journal)
+    finally:
+        journal.close()
+
+
+def _judges(folder: RunFolder, rows: list[Kept]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """Name the judges that are no panels, and the members of the panels."""
+    seen = Counter(judge for row in rows for judge in row.verdicts)
+    scorecard = folder.scorecard()
+    panels: dict[str, tuple[str, ...]] = {}
+    for score in scorecard.scores:
+        identity = scorecard.protocols.get(score.fingerprint, {}).get("judge") or {}
+        if identity.get("vote"):
+            names = {key.removeprefix(MEMBER) for key in identity["identity"]}
+            panels[score.judge] = tuple(j for j in seen if _plain(j) in names)
+    return [judge for judge in seen if judge not in panels], panels
+
+
+def _plain(judge: str) -> str:
+    """Return a judge's label without the place of its model."""
+    return judge if is_panel(judge) else parse_judge(judge).label
+
+
+def _votes(verdicts: dict[str, Verdict], judges: list[str], label: Label) -> dict[str, bool | None]:
+    return {judge: getattr(verdicts[judge], label) for judge in judges if judge in verdicts}
+
+
+def _ratings(rows: list[Kept], judge: str, label: Label) -> list[int]:
+    def rating(row: Kept) -> int:
+        verdict = row.verdicts.get(judge)
+        vote = getattr(verdict, label) if verdict is not None else None
+        return MISSING if vote is None else int(vote)
+
+    return [rating(row) for row in rows]
+
+
+def _pair(
+    label: Label, first: str, second: str, ratings: dict[str, list[int]], clusters: list[int]
+) -> PairAgreement:
+    a, b = ratings[first], ratings[second]
+    both = [(x, y) for x, y in zip(a, b, strict=True) if MISSING not in (x, y)]
+    kappa, undefined = None, ""
+    try:
+        kappa = cohen(a, b, clusters)
+    except StatisticsError as error:
+        undefined = error.message
+    return PairAgreement(
+        label=label,
+        first=first,
+        second=second,
+        both=len(both),
+        missing=len(a) - len(both),
+        same=sum(x == y for x, y in both),
+        kappa=kappa,
+        undefined=undefined,
+    )
+
+
+def _group(
+    label: Label,
+    name: str,
+    judges: tuple[str, ...],
+    ratings: dict[str, list[int]],
+    clusters: list[int],
+) -> GroupAgreement:
+    table = list(zip(*(ratings[judge] for judge in judges), strict=True))
+    made: list[Agreement | None] = []
+    undefined: list[str] = []
+    for measure in (fleiss, krippendorff):
+        try:
+            made.append(measure(table, clusters))
+        except StatisticsError as error:
+            made.append(None)
+            undefined.append(error.message)
+    return GroupAgreement(
+        label=label,
+        name=name,
+        judges=judges,
+        kappa=made[0],
+        alpha=made[1],
+        undefined="; ".join(dict.fromkeys(undefined)),
+    )

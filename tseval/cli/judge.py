@@ -1,0 +1,88 @@
+"""``tseval judge``: judge stored rollouts, measure judges against people, label rows."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from tseval.cli import judge_label, judge_validate
+from tseval.cli.common import errors, option, registry, words
+
+_AGAIN = "run"
+
+
+class _RunFirst(TyperGroup):
+    """A group whose first word, where it names no command, is a run to be judged."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command's name in front of a run's folder."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [_AGAIN, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunFirst,
+    help="Judge a run's stored rollouts (tseval judge RUN --judge X), and judge the judges.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("validate")(judge_validate.validate)
+app.command("label")(judge_label.label)
+
+
+@app.command(_AGAIN)
+def command(
+    run: Path = typer.Argument(..., help="A run's folder."),
+    judge: list[str] = option(
+        "--judge", "-j", default=[], help="Judges, comma-separated: name, name@model, panel(...)."
+    ),
+    judge_option: list[str] = option(
+        "-J", "--judge-option", default=[], help="Backend option key=value of judges' models."
+    ),
+    without: list[str] = option("--without", default=[], help="Leave out plugins."),
+    json: bool = option("--json", default=False, help="Print the scorecard as JSON on stdout."),
+    markdown: bool = option("--markdown", default=False, help="Print the table as Markdown."),
+    debug: bool = option("--debug", default=False, help="Show tracebacks."),
+) -> None:
+    """Judge the rollouts that a run has stored, without generating any.
+
+    Verdicts of all judges lie side by side; tseval show prints every metric under each of them,
+    and how far they agree. The same command goes on where it was stopped. Exit codes as for
+    tseval run.
+    """
+    import asyncio
+
+    from tseval.cli.output import Form, print_scorecard
+    from tseval.cli.progress import display
+    from tseval.errors import ConfigError
+    from tseval.rejudge import rejudge
+    from tseval.runfolder import RunFolder
+    from tseval.runner import FAIL_SHARE
+    from tseval.spec import parse_options
+
+    with errors(debug=debug, resume=lambda: f"tseval {' '.join(sys.argv[1:])}"):
+        judges = tuple(words(judge))
+        if not judges:
+            raise ConfigError("no judge given", hint="--judge NAME; see tseval ls judges")
+        folder = RunFolder.load(run)
+        plugins = registry(without)
+        with display() as shown:
+            work = rejudge(folder, judges, plugins, shown, options=parse_options(judge_option))
+            try:
+                outcome = asyncio.run(work)
+            except asyncio.CancelledError:
+                raise KeyboardInterrupt from None
+        form: Form = "json" if json else "markdown" if markdown else "table"
+        print_scorecard(outcome.scorecard, folder.manifest.warnings, form)
+    made = folder.manifest.legs[-1].counts.get("verdict.made", 0)
+    sys.stderr.write(f"\n{folder.path}: {made} verdicts made, nothing generated\n")
+    if outcome.lost_share > FAIL_SHARE:
+        sys.stderr.write(
+            f"error: {100 * outcome.lost_share:.1f}% of the verdicts of a benchmark are missing;"
+            " the same command tries the failed ones again\n"
+        )
+        raise SystemExit(5)
