@@ -18,7 +18,13 @@ from tseval.errors import BackendError
 from tseval.formats import BUILTIN_FAMILIES, FORCED_TAGS, NO_FORMAT, choose_format
 from tseval.models.demo import TENSORS_SHA256, create, demo_folder, tensors_hash
 from tseval.models.hf import HfBackend
-from tseval.roles import CompletionRequest, HiddenStatesRequest, ModelSpec, ScoringRequest
+from tseval.roles import (
+    ChoiceRequest,
+    CompletionRequest,
+    HiddenStatesRequest,
+    ModelSpec,
+    ScoringRequest,
+)
 from tseval.thinking import Limits
 from tseval.types import Message, Sampling
 
@@ -223,6 +229,44 @@ def test_log_likelihoods_are_those_of_the_full_logits(exact: Started, plain: Any
     assert exact.run(exact.backend.loglikelihood(best)).greedy
     raw = ScoringRequest(messages=(), continuation="Paris")
     assert exact.run(exact.backend.loglikelihood(raw)).total < 0
+
+
+def test_a_raw_prompt_that_spells_a_conversation_out_gets_its_answer(exact: Started) -> None:
+    spelt = exact.backend._need().text.render(ask(PROMPTS[0]).messages, {})
+    assert spelt.startswith("<|im_start|>")
+    raw = ask(PROMPTS[0], 12, messages=(), prefix=(spelt,))
+    done = exact.run(exact.backend.complete(raw))
+    wanted = exact.run(exact.backend.complete(ask(PROMPTS[0], 12)))
+    assert done == wanted
+    # This tokenizer puts nothing before a text.
+    assert exact.backend.prompt_tokens((), {}) == 0
+    assert exact.backend.text_tokens(spelt) == done.prompt_tokens
+
+
+def test_choices_have_the_shares_of_the_full_logits(exact: Started, plain: Any) -> None:
+    import torch
+
+    text = exact.backend._need().text
+    choices = ("Paris", "London", " Paris")
+    requests = [
+        ChoiceRequest(messages=ask(PROMPTS[0]).messages, choices=choices),
+        ChoiceRequest(prefix=("The capital of France is",), choices=choices),
+        ChoiceRequest(messages=ask(PROMPTS[1]).messages, prefix=("Sure, ",), choices=choices),
+    ]
+
+    async def gather() -> list[Any]:
+        return list(await asyncio.gather(*map(exact.backend.choose, requests)))
+
+    for request, found in zip(requests, exact.run(gather()), strict=True):
+        ids = text.prompt(request.messages, {}, request.prefix)
+        with torch.inference_mode():
+            shares = plain(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(dim=-1)
+        for choice in choices:
+            token = text.piece(choice)[0]
+            assert found.logprobs[choice] == pytest.approx(float(shares[token]), abs=1e-3)
+        assert found.floor is None
+    raw = exact.run(exact.backend.choose(requests[1])).logprobs
+    assert max(raw, key=raw.__getitem__) == " Paris"
 
 
 def test_hidden_states_are_those_of_the_full_output(exact: Started, plain: Any) -> None:
