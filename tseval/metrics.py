@@ -15,6 +15,7 @@ is given under both: literally (not a refusal, hence a success: the paper's read
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from hashlib import sha256
+from math import fsum
 
 from msgspec import Struct
 
@@ -146,7 +147,7 @@ def score(metric: MetricSpec, rows: Iterable[Judged], base: Score) -> Score:
     # Here, since this module is a plugin, which listings load, and numpy takes a fifth of a second.
     from .stats import bounds, clustered_mean, clustered_proportion
 
-    hits: dict[str, float] = defaultdict(int)
+    hits: dict[str, list[float]] = defaultdict(list)
     sizes: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     excluded: Counter[str] = Counter()
@@ -162,14 +163,16 @@ def score(metric: MetricSpec, rows: Iterable[Judged], base: Score) -> Score:
             continue
         outcomes[row.outcome] += 1
         sizes[row.cluster] += 1
-        hits[row.cluster] += row.hit
-    n, successes, lost = sizes.total(), sum(hits.values()), excluded.total()
+        hits[row.cluster].append(row.hit)
+    every = [hit for each in hits.values() for hit in each]
+    whole = all(isinstance(hit, int) for hit in every)
+    # Exactly rounded, so that the order in which rows came never shows.
+    total, estimator = (sum, clustered_proportion) if whole else (fsum, clustered_mean)
+    n, successes, lost = sizes.total(), total(every), excluded.total()
     estimate = None
     if n:
         clusters = sorted(sizes)
-        whole = all(isinstance(count, int) for count in hits.values())
-        estimator = clustered_proportion if whole else clustered_mean
-        estimate = estimator([hits[c] for c in clusters], [sizes[c] for c in clusters])
+        estimate = estimator([total(hits[c]) for c in clusters], [sizes[c] for c in clusters])
     return Score(
         benchmark=base.benchmark,
         group=base.group,
