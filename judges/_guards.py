@@ -39,7 +39,10 @@ def escape(text: str, pattern: re.Pattern[str]) -> str:
 
     It shows, it stays readable, and no tokenizer takes what is left for the mark.
     """
-    return pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    # Again, since a mark may have stood inside another one.
+    while pattern.search(text):
+        text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    return text
 
 
 class Shown(NamedTuple):
