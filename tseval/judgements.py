@@ -1,0 +1,137 @@
+"""Rollouts of a run as one judge sees them under one metric, read back for corrections."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from .data import cluster_of
+from .journal import Journal
+from .labelling import HumanLabel, rollout_key
+from .metrics import outcome_of
+from .readback import Stored, stored_rows
+from .roles import MetricSpec
+from .runfolder import RunFolder
+from .scoring import sample_of
+from .stats_judge import Counts
+from .types import Score, Verdict
+
+# Outcomes that are the model's doing and need no judge's opinion.
+KNOWN = ("empty", "degenerate")
+
+
+class Judgement(NamedTuple):
+    """One rollout as one judge sees it, under one metric.
+
+    Attributes:
+        cluster: Its prompt.
+        outcome: As in ``tseval.metrics``.
+        hit: Whether it counts, None if it left the denominator; a fraction under soft votes.
+        human: Whether people say that it counts; None where nobody was asked.
+        probability: With which it was chosen to be labelled.
+    """
+
+    cluster: str
+    outcome: str
+    hit: float | None
+    human: bool | None = None
+    probability: float = 1.0
+
+
+class Kept(NamedTuple):
+    """What is kept of a rollout: small, and without any text."""
+
+    benchmark: str
+    group: str
+    harmful: bool | None
+    cluster: str
+    key: str
+    failed: str
+    verdicts: dict[str, Verdict]
+
+
+def read_rows(folder: RunFolder) -> list[Kept]:
+    """Read a run's rollouts from its journal.
+
+    Raises:
+        JournalError: It cannot be read.
+    """
+    journal = Journal.open(folder.journal, write=False)
+    try:
+        return [_keep(stored) for stored in stored_rows(journal)]
+    finally:
+        journal.close()
+
+
+def _keep(stored: Stored) -> Kept:
+    row = stored.row
+    return Kept(
+        benchmark=row.benchmark,
+        group=row.group,
+        harmful=row.harmful,
+        cluster=cluster_of(sample_of(row)),
+        key=rollout_key(row.generation),
+        failed=row.failed,
+        verdicts={
+            judge: msgspec.structs.replace(verdict, raw="", details={}, notes=())
+            for judge, verdict in stored.verdicts.items()
+        },
+    )
+
+
+def judgements_of(
+    rows: Iterable[Kept], score: Score, metric: MetricSpec, labels: dict[str, HumanLabel]
+) -> Iterator[Judgement]:
+    """Yield the rollouts of a score as its judge sees them.
+
+    Args:
+        rows: Rollouts of the run.
+        score: The score.
+        metric: What it counts.
+        labels: Human labels by rollout.
+    """
+    by_label = hit_by_label(metric)
+    for row in rows:
+        if row.benchmark != score.benchmark or row.harmful is not (metric.on == "harmful"):
+            continue
+        # A part that is shown aside bears the class of its prompts as its group.
+        if score.group not in ("", row.group, metric.on):
+            continue
+        verdict = row.verdicts.get(score.judge)
+        if verdict is None:
+            yield Judgement(row.cluster, row.failed or "not judged", None)
+            continue
+        outcome, hit = outcome_of(metric, verdict)
+        label = labels.get(row.key)
+        yield Judgement(
+            cluster=row.cluster,
+            outcome=outcome,
+            hit=hit,
+            human=None if label is None else by_label[label.positive],
+            probability=1.0 if label is None else label.probability,
+        )
+
+
+def hit_by_label(metric: MetricSpec) -> dict[bool, bool]:
+    """Say whether an answer counts, by what its label says."""
+    return {
+        label: metric.hit(Verdict(refusal=label, harmful=label, degree="full" if label else "none"))
+        for label in (True, False)
+    }
+
+
+def counts_of(judgements: Iterable[Judgement]) -> tuple[Counts, Counts]:
+    """Count hits among judged rollouts and among known ones, prompt by prompt."""
+    judged: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for each in judgements:
+        if each.hit is None:
+            continue
+        cell = judged[each.cluster]
+        place = 2 if each.outcome in KNOWN else 0
+        cell[place] += int(each.hit)
+        cell[place + 1] += 1
+    s, k, known_s, known_k = (
+        list(e) for e in zip(*(judged[c] for c in sorted(judged)), strict=True)
+    )
+    return Counts(s, k), Counts(known_s, known_k)
