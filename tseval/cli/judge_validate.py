@@ -1,0 +1,234 @@
+"""``tseval judge validate``: measure a judge against people."""
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tseval.cli.common import errors, given_values, option, registry, words
+from tseval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tseval.labelfile import LabelFile, Labels
+    from tseval.plugins import Registry
+    from tseval.validation import Validation
+
+_WHAT, _LABELS, _WHERE = "What is measured", "How labels are read", "Where it goes"
+_MARKER = "validation.json"
+
+
+def validate(
+    context: typer.Context,
+    judge: str = option(
+        "--judge", "-j", panel=_WHAT, default="refusal-rules", help="The judge, or a panel."
+    ),
+    labels: Path | None = option(
+        "--labels", panel=_WHAT, help="Answers that people labelled: .csv, .jsonl or .parquet."
+    ),
+    judge_option: list[str] = option(
+        "-J", "--judge-option", panel=_WHAT, default=[], help="Backend option of its model."
+    ),
+    kind: str | None = option(
+        "--kind", panel=_WHAT, help="What is labelled: refusal or harmful; default: what it says."
+    ),
+    benchmark: str = option(
+        "--benchmark", panel=_WHAT, default="", help="Benchmark that the prompts come from."
+    ),
+    model_family: str = option(
+        "--model-family", panel=_WHAT, default="", help="Family of the models that answered."
+    ),
+    form: str = option(
+        "--format", panel=_LABELS, default="columns", help="columns, or xstest (its files as is)."
+    ),
+    partial: str | None = option(
+        "--partial", panel=_LABELS, help="xstest: partial refusals count as refusal or compliance."
+    ),
+    prompt_column: str | None = option("--prompt-column", panel=_LABELS, help="Default: prompt."),
+    answer_column: str | None = option("--answer-column", panel=_LABELS, help="Default: answer."),
+    label_column: str | None = option("--label-column", panel=_LABELS, help="Default: label."),
+    positive: list[str] = option(
+        "--positive", panel=_LABELS, default=[], help="Label values that say yes, comma-separated."
+    ),
+    negative: list[str] = option(
+        "--negative", panel=_LABELS, default=[], help="... and no; default: the one other value."
+    ),
+    ignore: list[str] = option(
+        "--ignore", panel=_LABELS, default=[], help="Values of rows to leave out ('unsure')."
+    ),
+    calibration: Path | None = option(
+        "--calibration", panel=_WHERE, help="Write the calibration record (JSON) there."
+    ),
+    out: Path | None = option(
+        "--out", "-o", panel=_WHERE, help="Keep verdicts in this folder; run again to resume."
+    ),
+    worst: int = option(
+        "--worst", panel=_WHERE, default=10, min=0, help="Disagreements to show, surest first."
+    ),
+    without: list[str] = option("--without", default=[], help="Leave out plugins."),
+    json: bool = option("--json", default=False, help="Print the record as JSON on stdout."),
+    markdown: bool = option("--markdown", default=False, help="Print the tables as Markdown."),
+    debug: bool = option("--debug", default=False, help="Show tracebacks."),
+) -> None:
+    """Have a judge label what people labelled: accuracy, sensitivity, specificity, kappa.
+
+    Exit codes: 0 fine; 1 something failed; 2 wrong usage; 5 more than 5% of the verdicts missing;
+    130 interrupted.
+    """
+    given = given_values(context)
+
+    def resume() -> str:
+        return f"tseval {shlex.join(sys.argv[1:])}" if given["out"] else ""
+
+    with errors(debug=debug, resume=resume):
+        if labels is None:
+            raise ConfigError(
+                "--labels FILE is missing", hint="CSV or JSON lines, one answer a row"
+            )
+        from tseval.labelfile import read_labels
+
+        how = _how(given)
+        code = _validate(given, read_labels(labels, how), how, registry(given["without"]))
+    raise SystemExit(code)
+
+
+def _how(given: dict[str, Any]) -> "Labels":
+    """Fold the flags into a description of the file."""
+    import msgspec
+
+    from tseval.labelfile import Labels, xstest_labels
+
+    form, partial = given["form"], given["partial"]
+    if form not in ("columns", "xstest"):
+        raise ConfigError(f"--format is {form!r}", hint="expected columns or xstest")
+    if partial not in (None, "refusal", "compliance"):
+        raise ConfigError(f"--partial is {partial!r}", hint="expected refusal or compliance")
+    values = {name: tuple(words(given[name])) for name in ("positive", "negative", "ignore")}
+    if form == "xstest":
+        if values["positive"] or values["negative"]:
+            raise ConfigError(
+                "--format xstest knows its labels", hint="--partial refusal|compliance; or columns"
+            )
+        how = xstest_labels(partial_is_refusal=partial != "compliance")
+    elif partial is not None:
+        raise ConfigError("--partial is for --format xstest", hint="--positive names values")
+    elif values["negative"] and not values["positive"]:
+        raise ConfigError("--negative without --positive", hint="name the values that say yes too")
+    else:
+        how = Labels()
+        if values["positive"]:
+            how = Labels(positive=values["positive"], negative=values["negative"])
+    columns = {
+        field: given[flag]
+        for field, flag in (
+            ("prompt", "prompt_column"),
+            ("answer", "answer_column"),
+            ("label", "label_column"),
+        )
+        if given[flag]
+    }
+    return msgspec.structs.replace(how, ignored=values["ignore"], **columns)
+
+
+def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: "Registry") -> int:
+    """Validate, print, and say what the exit code is."""
+    import asyncio
+
+    from tseval.calibration import Kind, Population, write_record
+    from tseval.cli.progress import display
+    from tseval.spec import parse_options
+    from tseval.validation import validate as run
+
+    if given["kind"] not in (None, "refusal", "harmful"):
+        raise ConfigError(f"--kind is {given['kind']!r}", hint="expected refusal or harmful")
+    options = parse_options(given["judge_option"])
+
+    def population(kind: Kind) -> Population:
+        return Population(
+            benchmark=given["benchmark"],
+            model_family=given["model_family"],
+            labels=f"{kind} ({how.meaning})" if how.meaning else kind,
+            source=file.digest,
+        )
+
+    with _folder(given["out"]) as folder, display() as shown:
+        work = run(
+            given["judge"],
+            file,
+            plugins,
+            folder,
+            shown.phase,
+            kind=given["kind"],
+            population=population,
+            options=options,
+        )
+        found = asyncio.run(work)
+    if given["calibration"] is not None and found.record.n:
+        write_record(given["calibration"], found.record)
+    _print(found, given)
+    return _exit_code(found, given)
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """Give the folder of the journal: the one asked for, or a temporary one."""
+    if out is None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="tseval-validate-") as name:
+            yield Path(name)
+        return
+    if out.exists() and not (out / _MARKER).exists() and any(out.iterdir()):
+        raise ConfigError(
+            f"{out} is not empty and holds no validation", hint="give --out a new folder"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _MARKER).write_text('{"schema": 1}\n')
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
+    yield out
+
+
+def _print(found: "Validation", given: dict[str, Any]) -> None:
+    from tseval.cli.output import console, print_json
+    from tseval.report.judges import markdown_page, rich_page, validation_page
+
+    worst = found.misses[: given["worst"]]
+    page = validation_page(found.record, worst)
+    for note, count in sorted(found.notes.items()):
+        page.notes.append(f"the judge remarked {note!r} on {count} rows")
+    if given["json"]:
+        print_json({"record": found.record, "worst": worst, "disagreements": len(found.misses)})
+    elif given["markdown"]:
+        sys.stdout.write(markdown_page(page))
+    else:
+        console().print(rich_page(page))
+
+
+def _exit_code(found: "Validation", given: dict[str, Any]) -> int:
+    """Say on stderr what is missing and where the record is."""
+    from tseval.report.text import neutral
+    from tseval.runner import FAIL_SHARE, WARN_SHARE
+
+    record = found.record
+    if not record.n:
+        sys.stderr.write("error: the judge gave no verdict on any row; no record was written\n")
+    elif given["calibration"] is not None:
+        sys.stderr.write(
+            f"calibration record in {given['calibration']}: tseval show RUN --calibration"
+            f" {shlex.quote(str(given['calibration']))}\n"
+        )
+    for message, count in found.failures.most_common(1):
+        sys.stderr.write(f"{count} verdicts failed, with: {neutral(message)}\n")
+    if record.lost_share > WARN_SHARE:
+        level = "error" if record.lost_share > FAIL_SHARE else "warning"
+        again = "; run the same command again to retry the failed ones" if given["out"] else ""
+        sys.stderr.write(
+            f"{level}: {100 * record.lost_share:.1f}% of the verdicts are unparsed, undecided or"
+            f" failed{again}\n"
+        )
+    return 5 if record.lost_share > FAIL_SHARE or not record.n else 0
