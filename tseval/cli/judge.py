@@ -56,7 +56,7 @@ def command(
     """
     import asyncio
 
-    from tseval.cli.output import Form, print_scorecard
+    from tseval.cli.output import Form, print_scorecard, remarks_of
     from tseval.cli.progress import display
     from tseval.errors import ConfigError
     from tseval.rejudge import rejudge
@@ -77,7 +77,7 @@ def command(
             except asyncio.CancelledError:
                 raise KeyboardInterrupt from None
         form: Form = "json" if json else "markdown" if markdown else "table"
-        print_scorecard(outcome.scorecard, folder.manifest.warnings, form)
+        print_scorecard(outcome.scorecard, remarks_of(folder.manifest), form)
     made = folder.manifest.legs[-1].counts.get("verdict.made", 0)
     sys.stderr.write(f"\n{folder.path}: {made} verdicts made, nothing generated\n")
     if outcome.lost_share > FAIL_SHARE:

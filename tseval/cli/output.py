@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from tseval.runfolder import Scorecard
+    from tseval.runfolder import Manifest, Scorecard
 
 Form = Literal["json", "markdown", "table"]
 # Wide enough for every column where the output is no terminal, so that nothing is wrapped.
@@ -20,16 +20,26 @@ def console() -> Any:
     return Console(width=width, highlight=False, emoji=False, markup=False)
 
 
-def print_scorecard(scorecard: "Scorecard", warnings: Iterable[str], form: Form) -> None:
-    """Print a scorecard on stdout."""
+def remarks_of(manifest: "Manifest") -> list[str]:
+    """Say what belongs beside a run's scores: its warnings, and what it ran on."""
+    executions = [leg.execution for leg in manifest.legs if leg.execution]
+    keys = ("engine", "dtype", "device")
+    ran = dict.fromkeys(", ".join(e[key] for key in keys if key in e) for e in executions)
+    return [*manifest.warnings, *(f"run on {each}" for each in ran if each)]
+
+
+def print_scorecard(
+    scorecard: "Scorecard", warnings: Iterable[str], form: Form, *, members: bool = True
+) -> None:
+    """Print a scorecard on stdout; as JSON always with the members of panels."""
     from tseval.report import table
 
     if form == "json":
         print_json(scorecard)
     elif form == "markdown":
-        sys.stdout.write(table.markdown(scorecard, warnings))
+        sys.stdout.write(table.markdown(scorecard, warnings, members=members))
     else:
-        console().print(table.rich_table(scorecard, warnings))
+        console().print(table.rich_table(scorecard, warnings, members=members))
 
 
 def print_json(value: Any) -> None:

@@ -329,13 +329,16 @@ async def _until_terminated(work: Coroutine[Any, Any, T]) -> T:
 
 def _print(outcome: Any, given: dict[str, Any]) -> None:
     """Print records on stdout and what to do next on stderr."""
-    from tseval.cli.output import print_scorecard
+    from tseval.cli.output import print_scorecard, remarks_of
     from tseval.runner import FAIL_SHARE, WARN_SHARE
 
     form: Literal["json", "markdown", "table"] = "table"
     if given["json"] or given["markdown"]:
         form = "json" if given["json"] else "markdown"
-    print_scorecard(outcome.scorecard, outcome.folder.manifest.warnings, form)
+    remarks = remarks_of(outcome.folder.manifest)
+    if any(score.member for score in outcome.scorecard.scores):
+        remarks.append("tseval show prints the rates of each panel's members too")
+    print_scorecard(outcome.scorecard, remarks, form, members=False)
     path = outcome.folder.path
     leg = outcome.folder.manifest.legs[-1]
     made, found = leg.counts.get("generation.made", 0), leg.counts.get("generation.found", 0)

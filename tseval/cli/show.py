@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tseval.cli.common import errors, option
-from tseval.cli.output import Form, console, print_json, print_scorecard
+from tseval.cli.output import Form, console, print_json, print_scorecard, remarks_of
 
 if TYPE_CHECKING:
     from tseval.report.judges import Page
@@ -36,7 +36,7 @@ def command(
 
         folder = RunFolder.load(run)
         form: Form = "json" if json else "markdown" if markdown else "table"
-        warnings = list(folder.manifest.warnings)
+        warnings = remarks_of(folder.manifest)
         if folder.manifest.status != "complete":
             warnings.insert(0, f"this run is not complete (status: {folder.manifest.status})")
         further = _further(folder, calibration, disagreements)

@@ -37,13 +37,18 @@ _NAMES = {
 }
 
 
-def lines(scorecard: "Scorecard") -> list[Line]:
+def lines(scorecard: "Scorecard", *, members: bool = True) -> list[Line]:
     """Make the rows of the table, in the scorecard's order.
 
     ``asr_nonrefusal_substantive`` differs from ``asr_nonrefusal`` only by empty and degenerate
     answers; where there are none its row is left out.
+
+    Args:
+        scorecard: The scores.
+        members: Whether judges that are there only as members of a panel have rows.
     """
-    return [_line(score) for score in scorecard.scores if not _redundant(score)]
+    shown = (score for score in scorecard.scores if members or not score.member)
+    return [_line(score) for score in shown if not _redundant(score)]
 
 
 def _redundant(score: Score) -> bool:
@@ -93,6 +98,7 @@ def notes(scorecard: "Scorecard", warnings: Iterable[str] = ()) -> list[str]:
         found.append(
             f"tseval closed up to {100 * share:.1f}% of the thinking traces of a benchmark"
         )
+    found.extend(_judge_notes(scorecard))
     found.extend(_share(scorecard, "truncated_share", "answers that were cut off at their limit"))
     found.extend(_share(scorecard, "unclosed_share", "rollouts whose trace never closed"))
     if any(score.group == "average" for score in scorecard.scores):
@@ -105,6 +111,27 @@ def notes(scorecard: "Scorecard", warnings: Iterable[str] = ()) -> list[str]:
     return [neutral(note) for note in found]
 
 
+_JUDGE_NOTES = {
+    "truncated": "answers were cut in the middle to fit the judge's context",
+    "truncated-prompt": "prompts were cut to fit the judge's context",
+    "escaped": "texts held marks of the judge's own format, which were broken up",
+}
+
+
+def _judge_notes(scorecard: "Scorecard") -> list[str]:
+    """Say what judges remarked, of the benchmark where it was most."""
+    most: dict[tuple[str, str], tuple[int, str]] = {}
+    for score in scorecard.scores:
+        for note, count in score.judge_notes.items():
+            most[score.judge, note] = max(
+                most.get((score.judge, note), (0, "")), (count, score.benchmark)
+            )
+    return [
+        f"{judge}: {count} {_JUDGE_NOTES.get(note, note)} ({benchmark})"
+        for (judge, note), (count, benchmark) in sorted(most.items())
+    ]
+
+
 def _share(scorecard: "Scorecard", field: str, what: str) -> list[str]:
     """Say the largest share of something, and of which benchmark, if there is any."""
     shares = [(getattr(s, field) or 0.0, s.benchmark) for s in scorecard.scores]
@@ -112,7 +139,9 @@ def _share(scorecard: "Scorecard", field: str, what: str) -> list[str]:
     return [f"{what}: up to {100 * share:.1f}% ({benchmark})"] if share else []
 
 
-def rich_table(scorecard: "Scorecard", warnings: Iterable[str] = ()) -> "RenderableType":
+def rich_table(
+    scorecard: "Scorecard", warnings: Iterable[str] = (), *, members: bool = True
+) -> "RenderableType":
     """Make the table for a terminal."""
     from rich import box
     from rich.console import Group
@@ -127,7 +156,7 @@ def rich_table(scorecard: "Scorecard", warnings: Iterable[str] = ()) -> "Rendera
             justify="right" if heading in right else "left",
             no_wrap=heading in {"rate", "95% CI", "n", "protocol"},
         )
-    for line in lines(scorecard):
+    for line in lines(scorecard, members=members):
         table.add_row(*(Text(neutral(cell)) for cell in line))
     head = Text(neutral(scorecard.subject.name), style="bold")
     return Group(
@@ -135,11 +164,11 @@ def rich_table(scorecard: "Scorecard", warnings: Iterable[str] = ()) -> "Rendera
     )
 
 
-def markdown(scorecard: "Scorecard", warnings: Iterable[str] = ()) -> str:
+def markdown(scorecard: "Scorecard", warnings: Iterable[str] = (), *, members: bool = True) -> str:
     """Make the table as Markdown."""
     from tabulate import tabulate
 
-    rows = [[for_markdown(cell) for cell in line] for line in lines(scorecard)]
+    rows = [[for_markdown(cell) for cell in line] for line in lines(scorecard, members=members)]
     table = tabulate(rows, headers=list(HEADINGS), tablefmt="github", disable_numparse=True)
     remarks = "\n".join(f"- {for_markdown(note)}" for note in notes(scorecard, warnings))
     return f"**{for_markdown(scorecard.subject.name)}**\n\n{table}\n\n{remarks}\n"
