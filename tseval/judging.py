@@ -297,12 +297,20 @@ def identify(seat: Seat, models: dict[str, Model], members: list[JudgeIdentity])
     card, judge = seat.judge.card, seat.judge
     identity = dict(card.identity)
     if isinstance(judge, Panel):
-        for label, one in zip(seat.members, members, strict=True):
+        named = [
             # Where its model runs is no part of a judge's identity; which model it is, is.
-            key = plain = f"{MEMBER}{parse_judge(label).label}"
+            (
+                "panel" if is_panel(label) else parse_judge(label).label,
+                fingerprint(msgspec.to_builtins(one)),
+            )
+            for label, one in zip(seat.members, members, strict=True)
+        ]
+        # In an order of their own: that of the members has no effect on a vote.
+        for plain, hashed in sorted(named):
+            key = f"{MEMBER}{plain}"
             while key in identity:
-                key = f"{key}+" if key != plain else f"{plain} +"
-            identity[key] = fingerprint(msgspec.to_builtins(one))
+                key = f"{key}+" if key != f"{MEMBER}{plain}" else f"{key} +"
+            identity[key] = hashed
         name = "panel" if is_panel(card.name) else card.name
         return JudgeIdentity(
             name=name, version=card.version, identity=identity, vote=judge.rule.describe()
