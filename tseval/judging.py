@@ -131,6 +131,7 @@ def seat_judges(
             table.add(text, shown=True)
         if table.clashing == clashing:
             table.check_options()
+            _check_members(table.seats)
             return table.seats
         # The same judge on two models: both are called by their whole specification.
         clashing = table.clashing
@@ -152,7 +153,6 @@ class _Table:
         if is_panel(text):
             names, _ = split_panel(text)
             members = tuple(self.add(name, shown=False) for name in names)
-            _check_members(text, members, [self.seats[member] for member in members])
             labels: dict[str, tuple[Label, ...]] = {
                 name: self.seats[member].judge.card.labels
                 for name, member in zip(names, members, strict=True)
@@ -247,17 +247,18 @@ def _place(spec: JudgeSpec, default: ModelSpec | None, backends: dict[str, bool]
     return parse_model(text, backends, base_url=url)
 
 
-def _check_members(text: str, members: tuple[str, ...], seats: list[Seat]) -> None:
+def _check_members(seats: dict[str, Seat]) -> None:
     """Raise ConfigError for a judge with two votes, or one that would judge another text."""
-    if len(set(members)) < len(members):
-        twice = next(member for member in members if members.count(member) > 1)
-        raise ConfigError(f"{text}: {twice!r} is a member twice, and would have two votes")
-    own = next((seat for seat in seats if seat.sees is not None), None)
-    if own is not None:
-        raise ConfigError(
-            f"{text}: {own.label!r} has a text of its own, but the members of a panel judge one",
-            hint="--judged-text is for every judge of the run",
-        )
+    for panel, seat in seats.items():
+        twice = next((each for each in seat.members if seat.members.count(each) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"{panel}: {twice!r} is a member twice, and would have two votes")
+        own = next((each for each in seat.members if seats[each].sees != seat.sees), None)
+        if own is not None:
+            raise ConfigError(
+                f"{panel}: {own!r} has a text of its own, but the members of a panel judge one",
+                hint="--judged-text is for every judge of the run",
+            )
 
 
 def _configured(plugin: Judge, spec: JudgeSpec) -> Judge:
