@@ -1,32 +1,25 @@
 """Judge the stored rollouts of a run by further judges, without generating anything."""
 
-import asyncio
-import contextlib
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 
 import msgspec
 
 from .cards import BenchmarkCard
-from .errors import ConfigError, JournalError
-from .journal import Journal
+from .errors import ConfigError
 from .judging import Seat, seat_judges
-from .loading import Models
-from .mapping import ENDS_THE_RUN, leaves
+from .legs import Display, open_leg, watched
+from .mapping import leaves
 from .plugins import Registry
 from .prompt_benchmark import judged
 from .protocol import Protocol
 from .readback import Stored, stored_rows
-from .runfolder import Leg, RunFolder, Scorecard, versions
-from .runner import Display, Outcome, lost_share
+from .runfolder import RunFolder, Scorecard
+from .runner import Outcome, lost_share
 from .scoring import Outcome as Kept
 from .scoring import averages, lost_outcome, oddities, outcome, sample_of, scores_of
 from .session import Session
 from .types import Score
-
-_TICK_SECONDS = 0.25
 
 
 async def rejudge(
@@ -56,27 +49,18 @@ async def rejudge(
     old = folder.scorecard()
     spec = folder.manifest.spec
     seats = seat_judges(judges, registry, options)
-    journal = Journal.open(folder.journal)
-    manifest, started = folder.manifest, time.monotonic()
-    leg = Leg(
-        started=datetime.now(tz=UTC).isoformat(timespec="seconds"), repaired=dict(journal.repaired)
-    )
-    manifest.legs.append(leg)
-    manifest.versions = versions()
-    models = Models(registry, display.phase)
-    session: Session | None = None
-    try:
+    manifest = folder.manifest
+    async with open_leg(folder, registry, display) as work:
         manifest.judges += [text for text in judges if text not in (*spec.judges, *manifest.judges)]
         manifest.judge_options |= options or {}
-        folder.save()
-        await models.start_judges(seats)
-        session = Session(
+        await work.models.start_judges(seats)
+        session = work.session = Session(
             spec=spec,
-            journal=journal,
+            journal=work.journal,
             registry=registry,
-            models=models.started,
+            models=work.models.started,
             judges=seats,
-            scheduler=models.scheduler,
+            scheduler=work.models.scheduler,
         )
         outcomes = await _judge_all(session, registry, display)
         if not outcomes:
@@ -88,20 +72,7 @@ async def rejudge(
         scorecard = _merged(old, made, session, registry)
         folder.save_scores(scorecard)
         manifest.warnings += [w for w in session.warnings if w not in manifest.warnings]
-        return Outcome(folder=folder, scorecard=scorecard, lost_share=lost_share(made, registry))
-    finally:
-        leg.seconds = round(time.monotonic() - started, 3)
-        leg.swaps = models.scheduler.swaps
-        leg.swap_seconds = round(models.scheduler.swap_seconds, 3)
-        try:
-            if session is not None:
-                leg.counts = dict(sorted(session.counts.items()))
-                await session.close()
-            await models.close()
-        finally:
-            with contextlib.suppress(JournalError):
-                folder.save()
-            journal.close()
+    return Outcome(folder=folder, scorecard=scorecard, lost_share=lost_share(made, registry))
 
 
 async def _judge_all(
@@ -114,17 +85,13 @@ async def _judge_all(
         if stored.row.benchmark in names:
             session.expect(stored.row.benchmark, 1)
     outcomes: dict[str, list[Kept]] = defaultdict(list)
-    watcher = asyncio.create_task(_watch(session, display))
     try:
-        async for stored, result in _judged_rows(session, names):
-            session.advance(stored.row.benchmark)
-            outcomes[stored.row.benchmark].append(result)
+        async with watched(session, display):
+            async for stored, result in _judged_rows(session, names):
+                session.advance(stored.row.benchmark)
+                outcomes[stored.row.benchmark].append(result)
     except BaseExceptionGroup as errors:
-        ending = (leaf for leaf in leaves(errors) if isinstance(leaf, ENDS_THE_RUN))
-        raise next(ending, next(leaves(errors))) from errors
-    finally:
-        watcher.cancel()
-        display.tick(session)
+        raise next(leaves(errors)) from errors
     return outcomes
 
 
@@ -150,14 +117,6 @@ async def _judged_rows(session: Session, names: set[str]) -> AsyncIterator[tuple
         if isinstance(result, Exception):
             raise result
         yield stored, result
-
-
-async def _watch(session: Session, display: Display) -> None:
-    while True:
-        display.tick(session)
-        with contextlib.suppress(JournalError):  # the next record says so, to who can act
-            session.journal.sync()
-        await asyncio.sleep(_TICK_SECONDS)
 
 
 def _scores(session: Session, old: Scorecard, outcomes: dict[str, list[Kept]]) -> Iterator[Score]:

@@ -1,29 +1,22 @@
 """Run benchmarks concurrently in one session, and write the run."""
 
 import asyncio
-import contextlib
-import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from .arrays import ArrayStore
-from .errors import CapabilityMissing, ConfigError, JournalError, TsevalError
-from .journal import Journal
+from .errors import CapabilityMissing, ConfigError, TsevalError
 from .judging import seat_judges
-from .loading import Models
+from .legs import Display, Work, open_leg, watched
 from .mapping import ENDS_THE_RUN, leaves
 from .plugins import Registry
 from .roles import Backend, Benchmark
-from .rollouts import Model
-from .runfolder import Leg, Manifest, RunFolder, Scorecard, choose_folder
-from .runfolder import versions as versions
+from .runfolder import Manifest, RunFolder, Scorecard, choose_folder
 from .scoring import averages
 from .session import Session
 from .spec import RunSpec
@@ -32,23 +25,6 @@ from .types import Rollout, Score
 # Shares of verdicts without a label above which a run warns, and above which it is incomplete.
 WARN_SHARE = 0.01
 FAIL_SHARE = 0.05
-_TICK_SECONDS = 0.25
-
-
-class Display(Protocol):
-    """What shows progress: told of phases, ticks and remarks; never asked anything."""
-
-    def phase(self, phrase: str, share: float | None) -> None:
-        """Say what is being done, and how far it is in [0, 1], if known."""
-        ...
-
-    def tick(self, session: Session) -> None:
-        """Show how far the session is; called four times a second."""
-        ...
-
-    def remark(self, message: str) -> None:
-        """Say something that stays."""
-        ...
 
 
 class Outcome(Struct, kw_only=True):
@@ -117,75 +93,86 @@ async def run(
     display.remark(decision)
     if on_folder is not None:
         on_folder(folder)
-    journal = Journal.open(folder.journal)
     manifest = folder.manifest
-    leg = Leg(
-        started=datetime.now(tz=UTC).isoformat(timespec="seconds"), repaired=dict(journal.repaired)
-    )
-    started = time.monotonic()
-    manifest.legs.append(leg)
-    manifest.status, manifest.failed, manifest.skipped = "running", {}, {}
-    manifest.versions = versions()
-    manifest.plugins = [f"{o.plugin} ({o.distribution} {o.version})" for o in registry.origins()]
-    models = Models(registry, display.phase)
-    session: Session | None = None
-    try:
-        folder.save()
-        judges = (*spec.judges, *(text for text in manifest.judges if text not in spec.judges))
-        seats = seat_judges(judges, registry, {**manifest.judge_options, **spec.judge_options})
-        await models.start_judges(seats)
-        await models.start_target(spec, manifest, backend)
-        leg.execution = dict(models.target.subject.execution)
-        folder.save()
-        registry.manager.hook.run_started(
-            run=str(folder.path), manifest=msgspec.to_builtins(manifest)
-        )
-
-        def on_rollout(rollout: Rollout) -> None:
-            registry.manager.hook.rollout_journalled(run=str(folder.path), rollout=rollout)
-
-        session = Session(
-            spec=spec,
-            journal=journal,
-            registry=registry,
-            models=models.started,
-            judges=seats,
-            scheduler=models.scheduler,
-            arrays=ArrayStore(folder.path / "arrays"),
-            on_rollout=on_rollout,
-        )
-        scores = await _run_all(session, benchmarks, manifest, display, journal)
-        scorecard = _scorecard(spec, registry, session, manifest, scores, models.target)
-        folder.save_scores(scorecard)
-        manifest.warnings = list(session.warnings)
-        outcome = Outcome(
-            folder=folder, scorecard=scorecard, lost_share=lost_share(scores, registry)
-        )
-        # With failures that another try might mend, the same command resumes and tries again.
-        mendable = any(score.excluded.get("error") for score in scores)
-        manifest.status = "incomplete" if outcome.exit_code or mendable else "complete"
-        registry.manager.hook.run_finished(run=str(folder.path), scores=scores)
-        return outcome
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        manifest.status = "interrupted"
-        raise
-    except BaseException:
-        manifest.status = "failed"
-        raise
-    finally:
-        leg.seconds = round(time.monotonic() - started, 3)
-        leg.swaps = models.scheduler.swaps
-        leg.swap_seconds = round(models.scheduler.swap_seconds, 3)
+    async with open_leg(folder, registry, display) as work:
+        manifest.status, manifest.failed, manifest.skipped = "running", {}, {}
         try:
-            if session is not None:
-                leg.counts = dict(sorted(session.counts.items()))
-                await session.close()
-            await models.close()
-        finally:
-            # While the lock is held: another process may be waiting to resume this run.
-            with contextlib.suppress(JournalError):
-                folder.save()
-            journal.close()
+            work.session = await _start(spec, registry, work, backend)
+            outcome = await _measure(work.session, benchmarks, folder, display)
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            manifest.status = "interrupted"
+            raise
+        except BaseException:
+            manifest.status = "failed"
+            raise
+    return outcome
+
+
+async def _start(spec: RunSpec, registry: Registry, work: Work, backend: Backend | None) -> Session:
+    """Start every model, and a session on them."""
+    folder, models, manifest = work.folder, work.models, work.folder.manifest
+    folder.save()
+    judges = (*spec.judges, *(text for text in manifest.judges if text not in spec.judges))
+    seats = seat_judges(judges, registry, {**manifest.judge_options, **spec.judge_options})
+    await models.start_judges(seats)
+    await models.start_target(spec, manifest, backend)
+    work.leg.execution = dict(models.target.subject.execution)
+    folder.save()
+    hook = registry.manager.hook
+    hook.run_started(run=str(folder.path), manifest=msgspec.to_builtins(manifest))
+
+    def on_rollout(rollout: Rollout) -> None:
+        hook.rollout_journalled(run=str(folder.path), rollout=rollout)
+
+    return Session(
+        spec=spec,
+        journal=work.journal,
+        registry=registry,
+        models=models.started,
+        judges=seats,
+        scheduler=models.scheduler,
+        arrays=ArrayStore(folder.path / "arrays"),
+        on_rollout=on_rollout,
+    )
+
+
+async def _measure(
+    session: Session, benchmarks: list[Benchmark], folder: RunFolder, display: Display
+) -> Outcome:
+    """Run the benchmarks and write their scores."""
+    manifest, registry = folder.manifest, session.registry
+    scores = await _run_all(session, benchmarks, manifest, display)
+    scorecard = _kept(_scorecard(session, manifest, scores), folder, session)
+    folder.save_scores(scorecard)
+    manifest.warnings = list(session.warnings)
+    outcome = Outcome(folder=folder, scorecard=scorecard, lost_share=lost_share(scores, registry))
+    # With failures that another try might mend, the same command resumes and tries again.
+    mendable = any(score.excluded.get("error") for score in scores)
+    manifest.status = "incomplete" if outcome.exit_code or mendable else "complete"
+    registry.manager.hook.run_finished(run=str(folder.path), scores=scores)
+    return outcome
+
+
+def _kept(scorecard: Scorecard, folder: RunFolder, session: Session) -> Scorecard:
+    """Keep the scores that an earlier leg made of benchmarks that failed in this one."""
+    if not (folder.path / "scores.json").exists():
+        return scorecard
+    old = folder.scorecard()
+    lost = {*scorecard.failed, *scorecard.skipped}
+    kept = [s for s in old.scores if s.benchmark in lost and s.group != "average"]
+    if not kept:
+        return scorecard
+    for name in sorted({score.benchmark for score in kept}):
+        session.warn(f"{name}: scores of an earlier leg, since it could not be finished in this")
+    order = session.spec.benchmarks
+    scores = [s for s in scorecard.scores if s.group != "average"]
+    average = [s for s in scorecard.scores if s.group == "average"]
+    protocols = {s.fingerprint: old.protocols[s.fingerprint] for s in kept}
+    return msgspec.structs.replace(
+        scorecard,
+        scores=[*sorted([*scores, *kept], key=lambda s: order.index(s.benchmark)), *average],
+        protocols=dict(sorted({**scorecard.protocols, **protocols}.items())),
+    )
 
 
 async def _run_all(
@@ -193,7 +180,6 @@ async def _run_all(
     benchmarks: list[Benchmark],
     manifest: Manifest,
     display: Display,
-    journal: Journal,
 ) -> list[Score]:
     """Run all benchmarks at once; one that fails loses only itself."""
 
@@ -211,22 +197,11 @@ async def _run_all(
         display.remark(f"{name}: {manifest.failed.get(name) or manifest.skipped[name]}")
         return []
 
-    async def watch() -> None:
-        while True:
-            display.tick(session)
-            with contextlib.suppress(JournalError):  # the next record says so, to who can act
-                journal.sync()
-            await asyncio.sleep(_TICK_SECONDS)
-
-    watcher = asyncio.create_task(watch())
     try:
-        async with asyncio.TaskGroup() as group:
+        async with watched(session, display), asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(benchmark)) for benchmark in benchmarks]
     except BaseExceptionGroup as errors:
         raise next(leaves(errors)) from errors
-    finally:
-        watcher.cancel()
-        display.tick(session)
     return [score for task in tasks for score in task.result()]
 
 
@@ -239,14 +214,8 @@ def _reason(error: Exception, display: Display) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _scorecard(
-    spec: RunSpec,
-    registry: Registry,
-    session: Session,
-    manifest: Manifest,
-    scores: list[Score],
-    target: Model,
-) -> Scorecard:
+def _scorecard(session: Session, manifest: Manifest, scores: list[Score]) -> Scorecard:
+    spec, registry, target = session.spec, session.registry, session.target
     ordered = sorted(scores, key=lambda s: spec.benchmarks.index(s.benchmark))
     prompt = spec.system_prompt
     return Scorecard(

@@ -50,7 +50,7 @@ def command(
 
 
 def _versions() -> list[Finding]:
-    from tseval.runner import versions
+    from tseval.runfolder import versions
 
     found = [Finding(name, "ok", number) for name, number in versions().items()]
     for package, extra in _EXTRAS.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tseval.report.text import neutral
 
 if TYPE_CHECKING:
-    from tseval.runner import Display
+    from tseval.legs import Display
     from tseval.session import Session
 
 _LINE_SECONDS = 15.0
