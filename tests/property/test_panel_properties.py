@@ -1,12 +1,13 @@
 """What holds for every panel, every vote, and every text that names a judge."""
 
+import contextlib
 from itertools import product
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.sessions import registry
-from tseval.errors import ConfigError, TsevalError
+from tseval.errors import ConfigError
 from tseval.judging import JudgeSpec, parse_judge, seat_judges
 from tseval.metrics import ASR_HARMFUL, ASR_NONREFUSAL, ORR, outcome_of
 from tseval.panels import Panel, VoteRule, count, is_panel, parse_rule, split_panel
@@ -157,14 +158,10 @@ rubble = st.text("ab(),;@=> panel/vote3²:", max_size=30)
 
 @given(rubble | rubble.map(lambda inner: f"panel({inner})"))
 def test_no_text_makes_anything_but_a_sentence_out_of_seating_a_judge(text) -> None:
-    try:
-        seats = seat_judges((text,), registry())
-    except TsevalError as error:
-        assert isinstance(error, ConfigError)
-        return
-    for seat in seats.values():
-        if isinstance(seat.judge, Panel):
-            assert len(set(seat.members)) == len(seat.members) >= 2
+    with contextlib.suppress(ConfigError):
+        for seat in seat_judges((text,), registry()).values():
+            if isinstance(seat.judge, Panel):
+                assert len(set(seat.members)) == len(seat.members) >= 2
 
 
 @given(rubble, st.integers(2, 6))
