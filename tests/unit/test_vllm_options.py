@@ -1,0 +1,178 @@
+"""The vLLM backend's options and environment, without vLLM."""
+
+import importlib.util
+import os
+
+import pytest
+
+from tseval.errors import BackendError, ConfigError
+from tseval.models import _vllm_load as loading
+from tseval.models._vllm_options import OPTIONS, engine_arguments, read_options
+from tseval.models._vllm_requests import attempt_seed, sampling_fields
+from tseval.models.vllm import VllmBackend
+from tseval.plugins import load_registry
+from tseval.roles import ModelSpec
+from tseval.types import Sampling
+
+DEFAULTS: dict[str, object] = {
+    "tensor_parallel_size": 1,
+    "gpu_memory_utilization": 0.9,
+    "dtype": "auto",
+    "attention_backend": "auto",
+    "speculative_config": None,
+    "quantization": None,
+    "enforce_eager": False,
+    "max_model_len": None,
+}
+
+
+def test_values_are_read_as_what_the_engine_takes() -> None:
+    given = {
+        "tensor_parallel_size": "2",
+        "gpu_memory_utilization": "0.5",
+        "dtype": "bf16",
+        "attention_backend": "7",
+        "speculative_config": '{"method": "ngram"}',
+        "quantization": "fp8",
+        "enforce_eager": "True",
+        "max_model_len": "none",
+    }
+    assert engine_arguments(given, DEFAULTS) == {
+        "tensor_parallel_size": 2,
+        "gpu_memory_utilization": 0.5,
+        "dtype": "bfloat16",
+        "attention_backend": "7",
+        "speculative_config": {"method": "ngram"},
+        "quantization": "fp8",
+        "enforce_eager": True,
+        "max_model_len": None,
+    }
+
+
+def test_a_misspelt_argument_suggests_near_ones() -> None:
+    with pytest.raises(ConfigError, match="no argument 'tensor_paralel'") as caught:
+        engine_arguments({"tensor_paralel": "2"}, DEFAULTS)
+    assert caught.value.hint == "did you mean -M tensor_parallel_size?"
+    with pytest.raises(ConfigError) as caught:
+        engine_arguments({"max_outstandig": "2"}, DEFAULTS)
+    assert "max_outstanding" in caught.value.hint
+    with pytest.raises(ConfigError) as caught:
+        engine_arguments({"xyzzy": "2"}, DEFAULTS)
+    assert "documentation" in caught.value.hint
+
+
+def test_broken_json_is_said_and_not_passed_on_as_text() -> None:
+    with pytest.raises(ConfigError, match="broken JSON") as caught:
+        engine_arguments({"speculative_config": '{"method": }'}, DEFAULTS)
+    assert "quote it" in caught.value.hint
+
+
+def test_hyphens_and_own_options_are_understood() -> None:
+    options = read_options(
+        {"tensor-parallel-size": "2", "sleep": "on", "max_outstanding": "9", "format": "none"}
+    )
+    assert options.engine == {"tensor_parallel_size": "2"}
+    assert options.sleep
+    assert options.max_outstanding == 9
+    assert not read_options({}).sleep
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ({"model": "x"}, "-M model is set by the vllm backend itself", "the model string"),
+        ({"logprobs-mode": "raw_logits"}, "-M logprobs_mode is set", "raw_logprobs"),
+        ({"enable_lora": "true"}, "-M enable_lora is set", "':ADAPTER'"),
+        ({"sleep": "2"}, "-M sleep=2 is neither on nor off", "host memory"),
+        ({"max_outstanding": "-1"}, "-M max_outstanding=-1 is no count", "requests"),
+    ],
+)
+def test_what_is_not_the_users_to_set_is_refused(
+    given: dict[str, str], message: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        VllmBackend(ModelSpec(backend="vllm", name="x", options=given))
+    assert hint in caught.value.hint
+
+
+def test_what_makes_another_model_of_the_files_is_part_of_the_identity() -> None:
+    options = read_options({"quantization": "fp8", "max_num_seqs": "4", "dtype": "bf16"})
+    assert options.changes == {"engine/quantization": "fp8"}
+    assert read_options({}).changes == {}
+
+
+def test_waiting_requests_are_twice_a_batch_unless_told_otherwise() -> None:
+    assert VllmBackend(ModelSpec(backend="vllm", name="x")).max_outstanding == 512
+    told = ModelSpec(backend="vllm", name="x", options={"max_outstanding": "3"})
+    assert VllmBackend(told).max_outstanding == 3
+
+
+def test_devices_are_named_before_anything_is_loaded() -> None:
+    assert loading.asks_for({"tensor_parallel_size": "2", "pipeline_parallel_size": "2"}) == 4
+    assert loading.asks_for({"tensor_parallel_size": "two"}) == 1
+    assert loading.devices(2, is_cpu=False) == ("cuda:0", "cuda:1")
+    assert loading.devices(2, is_cpu=True) == ("cpu",)
+
+
+def test_the_backend_is_registered_with_its_options() -> None:
+    factory = load_registry().backends["vllm"]
+    assert factory.needs_model
+    assert factory.options == OPTIONS
+    assert factory.capabilities.choices
+    assert not factory.capabilities.hidden_states
+
+
+def test_without_vllm_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match="vLLM is not installed") as caught:
+        loading._import_vllm()
+    assert "tseval[vllm]" in caught.value.hint
+    assert "run-on-vllm.md" in caught.value.hint
+
+
+def test_a_vllm_that_cannot_be_imported_is_no_missing_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("libtorch.so: undefined symbol")
+
+    monkeypatch.setattr(loading, "find_spec", lambda name: importlib.util.find_spec("json"))
+    monkeypatch.setattr(loading, "import_module", broken)
+    with pytest.raises(BackendError, match="undefined symbol"):
+        loading._import_vllm()
+
+
+def test_nothing_is_reported_to_anybody_and_what_the_user_set_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ |= {"VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_NO_USAGE_STATS": "0"}
+    loading.prepare_environment()
+    assert os.environ["VLLM_NO_USAGE_STATS"] == os.environ["VLLM_DO_NOT_TRACK"] == "1"
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
+    assert int(os.environ["VLLM_CPU_KVCACHE_SPACE"]) >= 1
+
+
+def test_a_greedy_row_sends_no_seed_and_a_drawn_one_its_own() -> None:
+    drawn = Sampling(temperature=0.7, top_p=0.9, top_k=20)
+    common = {"tokens": 5, "stop_ids": frozenset({9, 2}), "never": {7}}
+    sent = sampling_fields(drawn, seed=(1 << 63) + 5, **common)
+    assert sent["seed"] == 5
+    assert (sent["temperature"], sent["top_p"], sent["top_k"]) == (0.7, 0.9, 20)
+    assert sent["max_tokens"] == 5
+    assert sent["stop_token_ids"] == [2, 9]
+    assert sent["ignore_eos"], "ends of turns are watched outside"
+    assert sent["logit_bias"][7] < -1e6
+    greedy = sampling_fields(Sampling(temperature=0.0, top_p=1.0), seed=5, **common)
+    assert greedy["seed"] is None
+    without = sampling_fields(drawn, seed=None, **common)
+    assert without["seed"] is None
+    assert without["top_p"] == 0.9, "the seed is dropped, never top_p"
+
+
+def test_a_further_request_of_a_completion_does_not_repeat_the_draws_of_the_first() -> None:
+    assert attempt_seed(5, 0) == 5
+    further = {attempt_seed(5, n) for n in range(50)} | {attempt_seed(6, n) for n in range(50)}
+    assert len(further) == 100
+    assert all(0 <= seed < 1 << 63 for seed in further)
