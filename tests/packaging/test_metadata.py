@@ -19,9 +19,9 @@ def project(root: Path) -> dict[str, object]:
     return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def pins(root: Path) -> dict[str, Version]:
+def pins(root: Path, file: str = "constraints.txt") -> dict[str, Version]:
     """The pinned version of each distribution, by canonical name."""
-    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (root / file).read_text(encoding="utf-8").splitlines()
     found = {}
     for line in lines:
         if line and not line.startswith("#"):
@@ -30,9 +30,9 @@ def pins(root: Path) -> dict[str, Version]:
     return found
 
 
-def requirements(root: Path) -> list[Requirement]:
+def requirements(root: Path, extras: tuple[str, ...] = PINNED_EXTRAS) -> list[Requirement]:
     declared = project(root)
-    groups = [declared["dependencies"], *map(declared["optional-dependencies"].get, PINNED_EXTRAS)]
+    groups = [declared["dependencies"], *map(declared["optional-dependencies"].get, extras)]
     return [Requirement(text) for group in groups for text in group]
 
 
@@ -72,8 +72,20 @@ def test_torch_is_pinned(root: Path) -> None:
     assert pins(root)["torch"] == Version("2.13.0")
 
 
-def test_the_constraints_name_no_address_and_no_path(root: Path) -> None:
-    text = (root / "constraints.txt").read_text(encoding="utf-8")
+def test_the_vllm_environment_shares_torch_and_takes_what_both_engines_can_run_on(
+    root: Path,
+) -> None:
+    vllm = pins(root, "constraints-vllm.txt")
+    assert vllm["torch"] == pins(root)["torch"]
+    assert vllm["transformers"] < Version("5.20")
+    for requirement in requirements(root, ("train",)):
+        name = canonicalize_name(requirement.name)
+        assert requirement.specifier.contains(vllm[name], prereleases=True), requirement
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-vllm.txt"])
+def test_the_constraints_name_no_address_and_no_path(root: Path, name: str) -> None:
+    text = (root / name).read_text(encoding="utf-8")
     entries = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==[A-Za-z0-9.]+", line) for line in entries)
     assert entries == sorted(entries)
