@@ -40,6 +40,8 @@ test: $(DEV) ## run the fast tests
 test-slow: $(DEV) ## run the simulations, the builds and the tests on the demo model
 	@$(PY) -m pytest -q -m "(slow or model) and not vllm"
 
+# An engine is three processes that each import vLLM: without bytecode that takes half a minute more each.
+test-vllm: export PYTHONDONTWRITEBYTECODE =
 test-vllm: $(VLLM) ## run the tests of the vLLM backend, on a CPU, in an environment of its own
 	@echo "==> vLLM $$($(VLLM_PY) -c 'import vllm; print(vllm.__version__)' 2> /dev/null)"
 	@$(VLLM_PY) -c 'import vllm.v1.engine.async_llm'
