@@ -218,6 +218,10 @@ def average(name: str, scores: list[Score]) -> Score | None:
         excluded.update(score_.excluded)
         outcomes.update(score_.outcomes)
     limits = [score_.bounds for score_ in scores if score_.bounds is not None]
+    bounds = None
+    if len(limits) == len(scores):
+        lows, highs = zip(*limits, strict=True)
+        bounds = (fsum(lows) / len(limits), fsum(highs) / len(limits))
     return Score(
         benchmark=name,
         group="average",
@@ -227,7 +231,7 @@ def average(name: str, scores: list[Score]) -> Score | None:
         n=sum(score_.n for score_ in scores),
         n_prompts=sum(score_.n_prompts for score_ in scores),
         excluded=dict(sorted(excluded.items())),
-        bounds=(sum(b[0] for b in limits) / len(limits), sum(b[1] for b in limits) / len(limits)),
+        bounds=bounds,
         outcomes=dict(sorted(outcomes.items())),
         fingerprint=_joint_fingerprint(scores),
         partial=any(score_.partial for score_ in scores),
