@@ -25,6 +25,7 @@ from .types import Estimate, Score
 Method = Literal["rogan-gladen", "prediction-powered"]
 # Share of chosen rollouts that must have a label before a gate may use the rate.
 LEAST_ANSWERED = 0.9
+_TEXTS = {"answer": "the answer", "trace": "the trace", "both": "trace and answer"}
 
 
 class CorrectedScore(Struct, frozen=True, kw_only=True):
@@ -197,8 +198,8 @@ def by_labels(
     try:
         if protocol.get("text") not in seen:
             raise _Refused(
-                f"people labelled the {' or '.join(sorted(seen))}, this judge saw the"
-                f" {protocol.get('text')}"
+                f"people labelled {' or '.join(_TEXTS[text] for text in sorted(seen))}, this judge"
+                f" saw {_TEXTS.get(str(protocol.get('text')), 'another text')}"
             )
         _refuse_other_rows(score, judgements)
         counted = [j for j in judgements if j.hit is not None]
@@ -256,8 +257,8 @@ def _refuse_unfit(
         raise _Refused(f"the record is of another judge (differs in {', '.join(fields)})")
     if protocol.get("text") != record.text:
         raise _Refused(
-            f"the record is about judging the {record.text}, this rate about the"
-            f" {protocol.get('text')}"
+            f"the record is about judging {_TEXTS[record.text]}, this rate about"
+            f" {_TEXTS.get(str(protocol.get('text')), 'another text')}"
         )
     if len(set(hit_by_label(metric).values())) < 2:
         raise _Refused(f"{metric.name} does not depend on the label alone")

@@ -213,11 +213,11 @@ def _probabilities(weights: "np.ndarray | None", count: int, n: int) -> "np.ndar
     """Inclusion probabilities that sum to n, or to ``count`` if that is less."""
     import numpy as np
 
-    share = np.full(count, 1 / count)
-    if weights is not None:
-        share = UNIFORM_SHARE * share + (1 - UNIFORM_SHARE) * weights / weights.sum()
     if n >= count:
         return np.ones(count)
+    if weights is None:
+        return np.full(count, n / count)
+    share = UNIFORM_SHARE / count + (1 - UNIFORM_SHARE) * weights / weights.sum()
     certain = np.zeros(count, dtype=bool)
     while True:
         # What would be above 1 is chosen for certain; the rest shares what is left.

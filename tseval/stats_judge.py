@@ -122,6 +122,11 @@ def rogan_gladen(
     they are: the rate over all is (1 - q) * theta + q * c, with their share q drawn as well and c
     the share of hits among them.
 
+    Coverage at 95%, over judges of sensitivity and specificity (0.95, 0.9), (0.8, 0.95) and
+    (0.7, 0.7) and rates from 0 to 0.9: 0.963 on average with a minimum of 0.943 for 400 prompts
+    and 450 labels; 0.969 and 0.950 for 100 and 100; 0.971 and 0.950 for 100 prompts with 4
+    rollouts of correlation 0.5 and 60 + 60 prompts labelled three times each.
+
     Args:
         hits: What the judge calls a hit, among the rollouts that it gave a verdict on.
         sensitivity: Its hits among the rows that people call hits.
@@ -202,6 +207,11 @@ def prediction_powered(
     variance (and to nothing else), as if the next label were wrong. The interval is Wilson's on
     the effective n = theta (1 - theta) / variance, with the t quantile for the number of labelled
     prompts; theta here is pulled to 1/2 as two more labels would.
+
+    Coverage at 95%, over four judges and rates from 0 to 0.9 in runs of 400 rollouts: 0.962 to
+    0.975 on average with minima from 0.935 to 0.952 for 100 labels, of single rollouts or of 100
+    prompts with 4 of correlation 0.5, at random or by disagreement. With 50 labels it averages
+    0.972 at random and, being cautious about unseen errors of large weight, 0.987 by disagreement.
 
     Args:
         predicted: float [rollouts] in [0, 1], 1 where the judge sees a hit.

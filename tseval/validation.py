@@ -207,7 +207,7 @@ def _certainty(verdict: Verdict) -> float | None:
     """How far the judge's probability, or the votes, are from even: 0 to 1."""
     shares = [verdict.soft] if verdict.soft is not None else []
     for name, value in verdict.details.items():
-        if "probability" in name:
+        if name.startswith("p_"):  # as guards call the probability of a label
             with suppress(ValueError):
                 shares.append(float(value))
     sure = [abs(2 * share - 1) for share in shares if 0 <= share <= 1]

@@ -54,7 +54,9 @@ def validation_page(record: "CalibrationRecord", worst: Sequence["Miss"] = ()) -
 
 def corrections_page(found: "Corrections") -> Page:
     """Lay out corrected rates, those that were refused among them."""
-    rows: list[Sequence[str]] = [_corrected(score) for score in found.scores]
+    # As in the scorecard: the other reading of the same rows is shown where it differs.
+    shown = [s for s in found.scores if s.known or s.metric != "asr_nonrefusal_substantive"]
+    rows: list[Sequence[str]] = [_corrected(score) for score in shown]
     headings = (
         *("benchmark", "metric", "measured", "corrected", "95% CI", "by", "n"),
         *("not corrected", "excluded", "gate", "judge", "protocol"),
@@ -63,7 +65,7 @@ def corrections_page(found: "Corrections") -> Page:
     return Page(
         "Rates corrected for the judge's errors",
         [Section("", headings, rows, right)],
-        list(dict.fromkeys([*_warnings(found), *found.warnings])),
+        list(dict.fromkeys([*_warnings(shown), *found.warnings])),
     )
 
 
@@ -202,15 +204,15 @@ def _corrected(score: "CorrectedScore") -> Sequence[str]:
     )
 
 
-def _warnings(found: "Corrections") -> Iterable[str]:
-    for score in found.scores:
+def _warnings(scores: "list[CorrectedScore]") -> Iterable[str]:
+    for score in scores:
         name = f"{score.benchmark} {score.group}".strip()
         head = f"{name} {score.metric} under {score.judge}, {score.method}"
         if score.refused:
             yield f"refused: {head}: {score.refused}"
         for warning in score.warnings:
             yield f"warning: {head}: {warning}"
-    if any(score.warnings for score in found.scores):
+    if any(score.warnings for score in scores):
         yield "corrected rates with a warning feed no gate and no board"
 
 
