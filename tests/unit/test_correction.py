@@ -197,7 +197,8 @@ def test_labels_about_harm_correct_harm_and_not_refusal(run):
 
 def test_a_record_about_another_text_is_refused(run):
     score = pick(corrected(run, METRICS, a_record(text="both")), "orr")
-    assert score.refused == ("the record is about judging trace and answer, this rate about the answer")
+    about = "the record is about judging trace and answer, this rate about the answer"
+    assert score.refused == about
 
 
 def test_a_judge_near_chance_corrects_nothing(run):
