@@ -248,6 +248,20 @@ def test_an_average_weighs_benchmarks_equally_whatever_their_size() -> None:
     assert found.partial is False
 
 
+def test_an_average_has_bounds_only_where_every_part_has_them() -> None:
+    parts = [
+        Score(benchmark=b, metric="orr", judge="j", estimate=wilson(1, 4), n=4, bounds=limits)
+        for b, limits in (("a", (0.2, 0.4)), ("b", (0.0, 1.0)), ("c", None))
+    ]
+    mean = average("suite", parts[:2])
+    assert mean is not None
+    assert mean.bounds == pytest.approx((0.1, 0.7))
+    for few in (parts, [parts[2], parts[2]]):
+        mean = average("suite", few)
+        assert mean is not None
+        assert mean.bounds is None
+
+
 def test_an_average_is_refused_where_a_part_is_undefined_or_alone() -> None:
     assert average("suite", [member("a", 0.2), member("b", None)]) is None
     assert average("suite", [member("a", 0.2)]) is None
