@@ -106,7 +106,7 @@ async def validate(
         pairs,
         judge=judged.identity,
         label=label,
-        text=seat.sees or seat.judge.card.sees,
+        text=_text(seat),
         population=population(label),
         excluded=file.excluded,
     )
@@ -147,12 +147,11 @@ async def _judge_all(
             scheduler=models.scheduler,
         )
         bounds = [models.scheduler.bound(name) for name in models.started]
-        sees: TextJudged = seat.sees or seat.judge.card.sees
         current = session
 
         async def one(index: int) -> Verdict:
             row = rows[index]
-            _, verdict = await current.judge(seat.label, row.prompt, row.answer, sees=sees)
+            _, verdict = await current.judge(seat.label, row.prompt, row.answer, sees=_text(seat))
             return verdict
 
         verdicts: dict[int, Verdict] = {}
@@ -189,6 +188,11 @@ def _kind(seat: Seat, kind: Kind | None) -> Kind:
             hint="a judge can be validated on the labels that it gives",
         )
     return kind
+
+
+def _text(seat: Seat) -> TextJudged:
+    """Say what the labelled texts stand for: answers, unless the judge is told to see more."""
+    return seat.sees or "answer"
 
 
 def _miss(row: Labelled, verdict: Verdict, kind: Kind) -> Miss:

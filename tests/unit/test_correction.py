@@ -355,6 +355,10 @@ def test_the_table_shows_rates_refusals_and_warnings(folder, tmp_path):
     text = markdown_page(corrections_page(corrected(folder, METRICS, a_record())))
     assert "| refused" in text
     assert "judge's weight" in text
-    assert "warning: quick\\_benign" in text or "warning: quick_benign" in text
+    assert (
+        "- warning (rogan-gladen): calibrated on answers to quick_harmful, not quick_benign: "
+        in text
+    )
+    assert "(differs in name): quick_harmful asr_nonrefusal under second, " in text
     assert "corrected rates with a warning feed no gate and no board" in text
     assert "rogan-gladen (400 labels)" in text

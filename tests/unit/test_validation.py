@@ -300,6 +300,10 @@ def test_verdicts_are_kept_where_out_says_and_found_again(tmp_path):
         ),
         (("--labels", "c.csv", "--format", "xstest", "-j", "none"), "unknown judge 'none'"),
         (
+            ("--labels", "c.csv", "--format", "xstest", "--calibration", "no/r.json"),
+            "no folder no for --calibration",
+        ),
+        (
             ("--labels", "c.csv", "--format", "xstest", "--out", "."),
             "is not empty and holds no validation",
         ),

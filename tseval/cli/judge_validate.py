@@ -145,6 +145,10 @@ def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: 
     if given["kind"] not in (None, "refusal", "harmful"):
         raise ConfigError(f"--kind is {given['kind']!r}", hint="expected refusal or harmful")
     options = parse_options(given["judge_option"])
+    record = given["calibration"]
+    if record is not None and not record.parent.is_dir():
+        # Before hours of judging, not behind them.
+        raise ConfigError(f"no folder {record.parent} for --calibration", hint="make it first")
 
     def population(kind: Kind) -> Population:
         return Population(

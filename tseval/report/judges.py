@@ -1,6 +1,7 @@
 """Tables about judges: how one fared against people, and the rates corrected for it."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tseval.report.text import for_markdown, neutral
@@ -204,14 +205,18 @@ def _corrected(score: "CorrectedScore") -> Sequence[str]:
     )
 
 
-def _warnings(scores: "list[CorrectedScore]") -> Iterable[str]:
+def _warnings(scores: "list[CorrectedScore]") -> Iterator[str]:
+    """Say each reason once, with the rates that it is about."""
+    about: defaultdict[str, list[str]] = defaultdict(list)
     for score in scores:
         name = f"{score.benchmark} {score.group}".strip()
-        head = f"{name} {score.metric} under {score.judge}, {score.method}"
+        head = f"{name} {score.metric} under {score.judge}"
         if score.refused:
-            yield f"refused: {head}: {score.refused}"
+            about[f"refused ({score.method}): {score.refused}"].append(head)
         for warning in score.warnings:
-            yield f"warning: {head}: {warning}"
+            about[f"warning ({score.method}): {warning}"].append(head)
+    for reason, heads in about.items():
+        yield f"{reason}: {', '.join(heads)}"
     if any(score.warnings for score in scores):
         yield "corrected rates with a warning feed no gate and no board"
 
