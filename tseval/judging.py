@@ -235,6 +235,8 @@ def _place(spec: JudgeSpec, default: ModelSpec | None, backends: dict[str, bool]
         backend, name, url = server["backend"], server["name"] or "", server["url"]
     if backend in backends and not name:
         known = default or ModelSpec(backend=backend)
+        if not backends[backend] and known.backend != backend:
+            known = ModelSpec(backend=backend)  # it has a model of its own
         if not known.name and backends[backend]:
             raise ConfigError(
                 f"judge {spec.text!r} names no model, and has none of its own",
@@ -253,6 +255,11 @@ def _check_members(seats: dict[str, Seat]) -> None:
         twice = next((each for each in seat.members if seat.members.count(each) > 1), None)
         if twice is not None:
             raise ConfigError(f"{panel}: {twice!r} is a member twice, and would have two votes")
+        if isinstance(seat.judge, Panel):
+            label = seat.judge.rule.label
+            mute = (m for m in seat.members if label not in seats[m].judge.card.labels)
+            for each in mute:
+                raise ConfigError(f"{panel} votes about {label!r}, of which {each!r} says nothing")
         own = next((each for each in seat.members if seats[each].sees != seat.sees), None)
         if own is not None:
             raise ConfigError(
