@@ -179,7 +179,8 @@ class _Table:
         members = []
         for member in panel.members:
             one = parse_judge(member)
-            one = msgspec.structs.replace(one, sees=spec.sees, where=one.where or spec.where)
+            sees, place = spec.sees or one.sees, one.where or spec.where
+            one = msgspec.structs.replace(one, sees=sees, where=place)
             where = f"@{one.where}" if one.where else ""
             members.append(self.add(f"{one.label}{where}", shown=False))
         return Seat(
@@ -250,22 +251,21 @@ def _place(spec: JudgeSpec, default: ModelSpec | None, backends: dict[str, bool]
 
 
 def _check_members(seats: dict[str, Seat]) -> None:
-    """Raise ConfigError for a judge with two votes, or one that would judge another text."""
+    """Raise ConfigError for a member with two votes, with none, or with a text of its own."""
     for panel, seat in seats.items():
-        twice = next((each for each in seat.members if seat.members.count(each) > 1), None)
-        if twice is not None:
-            raise ConfigError(f"{panel}: {twice!r} is a member twice, and would have two votes")
-        if isinstance(seat.judge, Panel):
-            label = seat.judge.rule.label
-            mute = (m for m in seat.members if label not in seats[m].judge.card.labels)
-            for each in mute:
+        if not isinstance(seat.judge, Panel):
+            continue
+        label = seat.judge.rule.label
+        for each in seat.members:
+            if seat.members.count(each) > 1:
+                raise ConfigError(f"{panel}: {each!r} is a member twice, and would have two votes")
+            if label not in seats[each].judge.card.labels:
                 raise ConfigError(f"{panel} votes about {label!r}, of which {each!r} says nothing")
-        own = next((each for each in seat.members if seats[each].sees != seat.sees), None)
-        if own is not None:
-            raise ConfigError(
-                f"{panel}: {own!r} has a text of its own, but the members of a panel judge one",
-                hint="--judged-text is for every judge of the run",
-            )
+            if seats[each].sees != seat.sees:
+                raise ConfigError(
+                    f"{panel}: {each!r} has a text of its own, but the members of a panel judge one",
+                    hint="--judged-text is for every judge of the run",
+                )
 
 
 def _configured(plugin: Judge, spec: JudgeSpec) -> Judge:
