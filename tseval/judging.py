@@ -236,8 +236,6 @@ def _place(spec: JudgeSpec, default: ModelSpec | None, backends: dict[str, bool]
         backend, name, url = server["backend"], server["name"] or "", server["url"]
     if backend in backends and not name:
         known = default or ModelSpec(backend=backend)
-        if not backends[backend] and known.backend != backend:
-            known = ModelSpec(backend=backend)  # it has a model of its own
         if not known.name and backends[backend]:
             raise ConfigError(
                 f"judge {spec.text!r} names no model, and has none of its own",
@@ -263,7 +261,7 @@ def _check_members(seats: dict[str, Seat]) -> None:
                 raise ConfigError(f"{panel} votes about {label!r}, of which {each!r} says nothing")
             if seats[each].sees != seat.sees:
                 raise ConfigError(
-                    f"{panel}: {each!r} has a text of its own, but the members of a panel judge one",
+                    f"{panel}: {each!r} has a text of its own, but members of a panel judge one",
                     hint="--judged-text is for every judge of the run",
                 )
 
