@@ -7,9 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from tests.support.panel_judges import EVERYTHING, Asks, Guard, Plain, measure, registry_with
 from tests.support.sessions import SPEC, finish, model, session_on
+from tseval.cli import app as app_module
+from tseval.cli import run as run_module
 from tseval.errors import CapabilityMissing, ConfigError, RequestFailed, UnknownName
 from tseval.judging import JudgeSpec, Seat, identify, parse_judge, seat_judges, way_of
 from tseval.panels import Panel, VoteRule
@@ -25,6 +28,7 @@ from tseval.roles import (
     Question,
 )
 from tseval.scripts import TAGS_VIEW, Call, thinking
+from tseval.spec import RunSpec
 from tseval.types import Message, Verdict
 
 # -- what a judge is called
@@ -242,6 +246,21 @@ def test_what_cannot_be_seated_is_refused_with_the_reason(registry, text, messag
         seat_judges((text,), registry)
     assert message in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (("a", "h"), "panel/bad votes about 'refusal', of which 'h' says nothing"),
+        (("a", "a@guards/a"), "panel/bad: 'a' is a member twice"),
+        (("a", "b(text=both)"), "panel/bad: 'b(text=both)' has a text of its own"),
+    ],
+)
+def test_a_registered_panel_is_checked_like_one_that_is_written_out(members, message) -> None:
+    table, _ = registry_with(*ABC, Panel("panel/bad", members, VoteRule(least=2, missing="no")))
+    with pytest.raises(ConfigError) as caught:
+        seat_judges(("panel/bad",), table)
+    assert caught.value.message.startswith(message)
 
 
 def test_one_judge_on_two_models_may_vote_twice(registry) -> None:
@@ -741,3 +760,130 @@ def test_what_a_judge_asked_before_it_failed_is_not_asked_again(tmp_path: Path) 
     [verdict] = judged(tmp_path, "p", one=(two_steps, guard))["one"]
     assert verdict.reason == "ok"
     assert [request.prefix for request in guard.requests] == [("first",), ("second",), ("second",)]
+
+
+# -- models of judges in a run
+
+
+def test_what_judges_ask_counts_apart_from_what_is_measured(tmp_path: Path) -> None:
+    table, plugin = registry_with(Asks("a"))
+    outcome = measure(tmp_path / "run", table, "a")
+    [leg] = outcome.folder.manifest.legs
+    assert (leg.counts["generation.made"], leg.counts["judging.generation.made"]) == (48, 48)
+    assert leg.counts["verdict.made"] == len(plugin.made["a"].requests) == 48
+    kinds = [request.sampling.temperature for request in plugin.made["a"].requests]
+    assert set(kinds) == {0.0}
+    # The tokens of judges are no part of the target's.
+    alone = measure(tmp_path / "alone", registry_with(Plain("rule"))[0], "rule")
+    assert leg.counts["tokens"] == alone.folder.manifest.legs[0].counts["tokens"]
+
+
+def test_judges_that_share_a_device_with_the_target_take_turns_and_say_the_same(
+    tmp_path: Path,
+) -> None:
+    panel = "panel(a,b; vote>=2)"
+    apart = measure(tmp_path / "apart", registry_with(Asks("a"), Asks("b"))[0], panel)
+    guards = {name: Guard(name=name, devices=("gpu",)) for name in "ab"}
+    table, _ = registry_with(Asks("a"), Asks("b"), **guards)
+    target = {"devices": ("gpu",)}
+    shared = measure(tmp_path / "shared", table, panel, target=target)
+    assert shared.folder.manifest.legs[0].swaps >= 2
+    assert shared.scorecard == apart.scorecard
+
+
+def test_a_model_that_two_judges_share_is_started_once(tmp_path: Path) -> None:
+    table, plugin = registry_with(Asks("a"), Asks("b"))
+    measure(tmp_path / "run", table, "a@guards/x", "b@guards/x")
+    assert plugin.made["x"].starts == 1
+
+
+def test_a_judges_options_reach_its_model(tmp_path: Path) -> None:
+    table, plugin = registry_with(Asks("a"), Asks("b"))
+    measure(tmp_path / "run", table, "a", "b", judge_options={"dtype": "bf16", "b:dtype": "fp32"})
+    assert {(spec.name, spec.options["dtype"]) for spec in plugin.asked} == {
+        ("a", "bf16"),
+        ("b", "fp32"),
+    }
+
+
+# -- the command
+
+
+def command(*arguments: str, env: dict[str, str] | None = None) -> Any:
+    return CliRunner().invoke(app_module.app, ["run", *arguments], env=env)
+
+
+@pytest.fixture
+def specified(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunSpec]:
+    """Give the specification that a command line means, without running it."""
+    seen: list[RunSpec] = []
+
+    def execute(spec: RunSpec, *more: Any) -> int:
+        seen.append(spec)
+        return 0
+
+    monkeypatch.setattr(run_module, "_execute", execute)
+
+    def specify(*arguments: str, **more: Any) -> RunSpec:
+        result = command(*arguments, **more)
+        assert result.exit_code == 0, result.output
+        return seen[-1]
+
+    return specify
+
+
+MIXED = (
+    "panel(granite-guardian-3.3(criterion=refusal)@vllm,wildguard@openai/w:http://h:1/v1;"
+    " vote>=2, tie=comply)"
+)
+
+
+@pytest.mark.parametrize("env", [False, True])
+def test_judges_with_commas_and_semicolons_reach_the_specification(specified, env) -> None:
+    text = f"refusal-rules,{MIXED}"
+    spec = specified(env={"TSEVAL_JUDGE": text}) if env else specified("--judge", text)
+    assert spec.judges == ("refusal-rules", MIXED)
+    assert spec.preset == "default+judge"
+
+
+def test_options_of_judges_reach_the_specification_and_are_no_part_of_its_hash(specified) -> None:
+    spec = specified("-j", "wildguard", "-J", "dtype=bf16,wildguard:device=cpu", "-J", "threads=2")
+    assert spec.judge_options == {"dtype": "bf16", "wildguard:device": "cpu", "threads": "2"}
+    assert specified("-j", "wildguard").hash == spec.hash
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-j", "wildguard", "-J", "api_key=sk-123"), "would be written to run.json"),
+        (
+            (
+                "-j",
+                "wildguard@openai:http://me:sk-123@h/v1",
+            ),
+            "would be written to run.json",
+        ),
+        (("-J", "dtype=bf16"), "no judge of this run takes -J dtype"),
+        (
+            ("-j", "wildguard", "-J", "llama:dtype=bf16"),
+            "no judge of this run takes -J llama:dtype",
+        ),
+        (("-j", "panel(wildguard,refusal-rules; vote>=1)"), "vote>=1 of 2 is no majority"),
+        (("-j", "panel(wildguard)"), "two or more different judges"),
+        (("-j", "wildguard(text=prompt)"), "text is 'prompt'"),
+        (("-j", "refusal-rules(strict=1)"), "takes no options"),
+        (("-j", "wildgard"), "unknown judge 'wildgard'"),
+        (("-j", "wildguard@hf/"), "backend 'hf' needs a model"),
+    ],
+)
+def test_a_broken_judge_ends_the_command_in_words_before_a_folder_is_made(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = command(*arguments, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.splitlines()
+    assert message in lines[0]
+    assert len(lines) <= 2
+    assert "sk-123" not in result.output
+    assert not (tmp_path / "run").exists()
