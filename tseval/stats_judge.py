@@ -123,8 +123,8 @@ def rogan_gladen(
     the share of hits among them.
 
     Coverage at 95%, over judges of sensitivity and specificity (0.95, 0.9), (0.8, 0.95) and
-    (0.7, 0.7) and rates from 0 to 0.9: 0.963 on average with a minimum of 0.943 for 400 prompts
-    and 450 labels; 0.969 and 0.950 for 100 and 100; 0.971 and 0.950 for 100 prompts with 4
+    (0.7, 0.7) and rates from 0 to 0.9: 0.962 on average with a minimum of 0.941 for 400 prompts
+    and 450 labels; 0.969 and 0.951 for 100 and 100; 0.971 and 0.946 for 100 prompts with 4
     rollouts of correlation 0.5 and 60 + 60 prompts labelled three times each.
 
     Args:
