@@ -83,8 +83,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture(scope="session")
 def exact(loop: asyncio.AbstractEventLoop, folder: Path) -> Iterator[Started]:
-    """The demo model in float32."""
-    started = Started(loop, dtype="float32")
+    """The demo model in float32, with a context that three long prompts fill."""
+    started = Started(loop, dtype="float32", max_model_len="2048")
     yield started
     started.end()
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.vllm
 WARM = Sampling(temperature=0.9, top_p=0.95)
 FRANCE = "What is the capital of France?"
 STORY = "Tell a story about a fox."
-LONG = "List these words in reverse order: " + ", ".join(f"word{n}" for n in range(700))
+LONG = "List these words in reverse order: " + ", ".join(f"word{n}" for n in range(160))
 ENDLESS = {"banned": ("<|im_end|>",)}
 
 
@@ -44,7 +45,7 @@ def test_it_knows_its_template_and_answers_sensibly(exact: Started) -> None:
     assert execution["engine"].startswith("vllm ")
     assert execution["dtype"] == "float32"
     assert exact.backend.devices == ("cpu",)
-    assert exact.backend.context_length == 8192
+    assert exact.backend.context_length == 2048
 
 
 def test_equal_seeds_draw_equal_texts_also_with_top_p_and_beside_long_prompts(
@@ -111,13 +112,13 @@ def test_raw_prompts_get_no_template_and_begin_once(exact: Started) -> None:
 
 def test_what_does_not_fit_is_overlong_and_fails_alone(exact: Started) -> None:
     async def scene() -> tuple[Any, ...]:
-        huge = ask(STORY, prefix=((5,) * 8300,))
-        scored = ScoringRequest(messages=(), continuation=(5,) * 8300)
+        huge = ask(STORY, prefix=((5,) * 2100,))
+        scored = ScoringRequest(messages=(), continuation=(5,) * 2100)
         return tuple(
             await asyncio.gather(
                 exact.backend.complete(huge),
                 exact.backend.loglikelihood(scored),
-                exact.backend.choose(ChoiceRequest(prefix=((5,) * 8300,), choices=("a", "b"))),
+                exact.backend.choose(ChoiceRequest(prefix=((5,) * 2100,), choices=("a", "b"))),
                 exact.backend.complete(ask(FRANCE)),
                 return_exceptions=True,
             )
@@ -164,10 +165,42 @@ def test_cancelled_requests_are_freed_in_the_engine(exact: Started) -> None:
     assert exact.run(scene()) < 20
 
 
-def test_a_killed_engine_ends_the_run_and_another_can_be_started(
-    loop: asyncio.AbstractEventLoop, folder: "Path"
+@pytest.fixture(scope="module")
+def chunked(loop: asyncio.AbstractEventLoop, folder: "Path") -> Iterator[Started]:
+    """An engine that reads long prompts in parts, and so takes no seeds on a CPU."""
+    started = Started(
+        loop,
+        dtype="float32",
+        enable_chunked_prefill="true",
+        max_num_batched_tokens="256",
+        max_num_seqs="8",
+    )
+    yield started
+    started.end()
+
+
+def test_where_an_engine_takes_no_seeds_it_says_so_and_draws_all_the_same(
+    chunked: Started,
 ) -> None:
-    started = Started(loop, dtype="float32")
+    assert not chunked.backend.capabilities.seeds
+    assert "no seeds" in chunked.subject.execution["repeatable"]
+    assert "enable_chunked_prefill=true" in chunked.subject.execution["engine_arguments"]
+    assert chunked.backend.max_outstanding == 16
+    # With their seeds these would end the engine: they are read in parts.
+    requests = [ask(f"{n} {LONG}", 4, sampling=WARM, seed=n) for n in range(2)]
+    requests += [ask(STORY, 12, sampling=WARM, seed=1) for _ in range(4)]
+
+    async def together() -> list[Any]:
+        return list(await asyncio.gather(*map(chunked.backend.complete, requests)))
+
+    done = chunked.run(together())
+    assert all(each.notes == ("unseeded",) for each in done)
+    assert len({each.text for each in done[2:]}) > 1, "draws differ"
+    assert chunked.run(chunked.backend.complete(ask(FRANCE))).notes == (), "greedy needs no seed"
+
+
+def test_a_killed_engine_ends_the_run_and_another_can_be_started(chunked: Started) -> None:
+    started = chunked
     backend = started.backend
 
     async def scene() -> None:

@@ -24,8 +24,9 @@ def test_a_run_on_vllm_ends_with_a_scorecard_and_resumes(tmp_path: Path, folder:
     wanted = ("run", "--model", "vllm/demo", "--suite", "quick", "--limit", "2", "--json")
     first = tseval(*wanted, folder=tmp_path)
     assert first.returncode in (0, 5), first.stderr
-    records = [json.loads(line) for line in first.stdout.splitlines()]
-    assert records, "only records on standard output"
+    assert json.loads(first.stdout), "the record and nothing else on standard output"
+    assert "Exception" not in first.stderr
+    assert "Traceback" not in first.stderr
     (run,) = (tmp_path / "runs").iterdir()
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["status"] == "complete"

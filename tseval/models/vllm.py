@@ -7,6 +7,7 @@ the same identity on both.
 """
 
 import asyncio
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -110,16 +111,17 @@ class VllmBackend:
         self._loaded = self._requests = self._asleep = None
         if asleep is not None:
             await _shut_down(asleep.engine)
-        if loaded is None or requests is None:
-            return
-        engine = loaded.engine
-        if not engine.errored:
-            await requests.abandon()
-            if self._options.sleep:
-                await engine.sleep(level=1)
-                self._asleep = loaded
-                return
-        await _shut_down(engine)
+        if loaded is not None and requests is not None:
+            if not loaded.engine.errored:
+                await requests.abandon()
+                if self._options.sleep:
+                    await loaded.engine.sleep(level=1)
+                    self._asleep = loaded
+                    return
+            await _shut_down(loaded.engine)
+        # Now, and not as the interpreter ends: an engine's own end needs modules that may be gone.
+        del loaded, requests, asleep
+        gc.collect()
 
     def template(self) -> TemplateView:
         """Show the chat template."""
@@ -266,6 +268,9 @@ class VllmBackend:
 
 async def _shut_down(engine: Any) -> None:
     """End an engine; its processes are waited for, which must not hold up the loop."""
+    if engine.output_handler is not None:
+        # It would take the end of the engine for its death, and say so at length.
+        engine.output_handler.cancel()
     await asyncio.to_thread(engine.shutdown)
 
 
