@@ -1,5 +1,6 @@
 """How judges are named, seated, identified, and asked."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -525,6 +526,20 @@ def test_a_reply_is_made_once_for_all_judges_of_a_model_and_all_resumes(tmp_path
     assert [verdict.raw for each in found.values() for verdict in each] == ["yes"] * 4
     assert len(guard.requests) == 1
     judged(tmp_path, "r", one=(greedy, guard))
+    assert len(guard.requests) == 1
+
+
+def test_two_judges_that_ask_one_model_the_same_at_once_make_one_request(tmp_path: Path) -> None:
+    guard = Guard(delay=0.01)
+
+    async def work() -> list[Verdict]:
+        judges = {name: (Curious(greedy), guard) for name in ("one", "two")}
+        async with session_on(tmp_path, judges=judges) as session:
+            made = await asyncio.gather(*(session.judge(n, n, "text") for n in judges))
+            assert session.counts["judging.generation.shared"] == 1
+            return [verdict for _, verdict in made]
+
+    assert [verdict.raw for verdict in finish(work())] == ["yes", "yes"]
     assert len(guard.requests) == 1
 
 

@@ -323,6 +323,22 @@ def test_a_vote_that_could_not_matter_is_not_waited_for(tmp_path: Path) -> None:
     assert RunFolder.load(tmp_path / "run").manifest.status == "incomplete"
 
 
+def test_a_panel_of_panels_waits_for_what_its_panels_wait_for(tmp_path: Path) -> None:
+    table, guards = three()
+    guards["c"].down = True
+    inner = "panel(a,c; vote>=2, tie=comply)"
+    outer = f"panel({inner},b; vote>=2, tie=comply)"
+    first = by_judge(measure(tmp_path / "run", table, outer))
+    refused = first["a"].outcomes["refusal"]
+    # Where a sees a refusal, the inner panel waits for c, and the outer one for the inner.
+    assert first[inner].excluded == first[outer].excluded == {"error": refused}
+    assert first[outer].outcomes == {"none": 24 - refused}
+    assert (first[inner].member, first[outer].member) == (True, False)
+    guards["c"].down = False
+    second = by_judge(measure(tmp_path / "run", table, outer))
+    assert second[outer].outcomes == {"none": 24 - refused, "refusal": refused}
+
+
 def test_a_panel_asks_each_member_once_though_the_members_are_judges_of_the_run(
     tmp_path: Path,
 ) -> None:
