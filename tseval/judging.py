@@ -5,6 +5,7 @@ A judge is named ``name(option=value,...)@where``. ``where`` is a model string, 
 ``panel(judge,judge; rule)`` or has a registered name; its members are judges like any other.
 """
 
+import math
 import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # In a panel's identity, before the name of a member.
 MEMBER = "member."
+# A log-probability that stands for none at all.
+_LEAST = -1e30
 _SPEC = re.compile(r"(?P<name>[^(@]+)(?:\((?P<options>.*)\))?(?:@(?P<where>.+))?", re.DOTALL)
 _ON_SERVER = re.compile(r"(?P<backend>[^:/]+)(?:/(?P<name>.*?))?:(?P<url>https?://.+)")
 
@@ -402,16 +405,28 @@ class AskedModel:
             choices=choices,
         )
         key = content_key(["choice", self._model.identity, msgspec.to_builtins(request)])
-        backend = self._model.backend
+
+        async def make() -> ChoiceScores:
+            return _finite(await self._model.backend.choose(request))
+
         try:
-            return await self._memo.call(
-                "choice", key, ChoiceScores, self._model, lambda: backend.choose(request)
-            )
+            return await self._memo.call("choice", key, ChoiceScores, self._model, make)
         except RowSkipped as error:
             raise RequestFailed(error.message, kind="overlong") from error
 
     def _messages(self, question: Question) -> tuple[Message, ...]:
         return () if question.raw else self._model.conversation(question.messages)
+
+
+def _finite(scores: ChoiceScores) -> ChoiceScores:
+    """Keep scores as a journal can hold them: without infinities, and without what is no number."""
+    known, floor = scores.logprobs, scores.floor
+    if any(math.isnan(value) for value in (*known.values(), floor or 0.0)):
+        raise RequestFailed("the model's probabilities are no numbers", kind="engine")
+    return ChoiceScores(
+        logprobs={choice: max(value, _LEAST) for choice, value in known.items()},
+        floor=None if floor is None else max(floor, _LEAST),
+    )
 
 
 def row_seed(key: str) -> int:
