@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # In a panel's identity, before the name of a member.
 MEMBER = "member."
 # A log-probability that stands for none at all.
-_LEAST = -1e30
+_LEAST = -9999.0
 _SPEC = re.compile(r"(?P<name>[^(@]+)(?:\((?P<options>.*)\))?(?:@(?P<where>.+))?", re.DOTALL)
 _ON_SERVER = re.compile(r"(?P<backend>[^:/]+)(?:/(?P<name>.*?))?:(?P<url>https?://.+)")
 
