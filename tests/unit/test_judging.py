@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from tseval.roles import (
 )
 from tseval.scripts import TAGS_VIEW, Call, thinking
 from tseval.spec import RunSpec
-from tseval.types import Message, Verdict
+from tseval.types import ChoiceScores, Message, Verdict
 
 # -- what a judge is called
 
@@ -662,6 +663,51 @@ def test_choices_are_made_once_and_asked_anew_where_they_differ(tmp_path: Path) 
     assert first == again == {"one": [Verdict(refusal=True, raw="yes")]}
     assert len(guard.requests) == 1
     judged(tmp_path, "r", one=(choosing("yes", "maybe"), guard))
+    assert len(guard.requests) == 2
+
+
+class Odd(Guard):
+    """A guard whose next token has odd probabilities."""
+
+    scores = ChoiceScores(logprobs={})
+
+    async def choose(self, request: ChoiceRequest) -> ChoiceScores:
+        self.requests.append(request)
+        return self.scores
+
+
+def test_an_impossible_choice_is_read_back_as_it_was_given(tmp_path: Path) -> None:
+    guard, seen = Odd(), []
+    guard.scores = ChoiceScores(logprobs={"yes": 0.0, "no": -math.inf}, floor=-math.inf)
+
+    async def work(case: JudgeCase, model: JudgeModel) -> Verdict:
+        seen.append(await model.choose(ASKED, ("yes", "no")))
+        return Verdict(refusal=True)
+
+    for prompt in "pq":
+        judged(tmp_path, prompt, one=(work, guard))
+    assert seen[0] == seen[1]
+    assert len(guard.requests) == 1
+    assert seen[0].logprobs["yes"] == 0.0
+    assert seen[0].floor is not None
+    assert math.exp(seen[0].logprobs["no"]) == math.exp(seen[0].floor) == 0.0
+
+
+@pytest.mark.parametrize("field", ["logprobs", "floor"])
+def test_a_probability_that_is_no_number_is_a_failed_request(tmp_path: Path, field: str) -> None:
+    guard = Odd()
+    guard.scores = ChoiceScores(logprobs={"yes": 0.0, "no": -1.0}, floor=-2.0)
+    changed = {"logprobs": {"yes": 0.0, "no": math.nan}, "floor": math.nan}
+    guard.scores = msgspec.structs.replace(guard.scores, **{field: changed[field]})
+
+    async def work(case: JudgeCase, model: JudgeModel) -> Verdict:
+        await model.choose(ASKED, ("yes", "no"))
+        return Verdict(refusal=True)
+
+    for _ in range(2):
+        [verdict] = judged(tmp_path, "p", one=(work, guard))["one"]
+        assert (verdict.reason, verdict.refusal) == ("error", None)
+        assert verdict.raw == "the model's probabilities are no numbers"
     assert len(guard.requests) == 2
 
 
