@@ -23,6 +23,7 @@ from .roles import (
     HiddenStatesRequest,
     Judge,
     JudgeCase,
+    JudgeModel,
     ModelSpec,
     Piece,
     Report,
@@ -322,8 +323,12 @@ AWKWARD_TEXTS: tuple[str, ...] = (
 )
 
 
-async def check_judge(judge: Judge) -> None:
-    """Check a judge that runs no model against its contract.
+async def check_judge(judge: Judge, model: JudgeModel | None = None) -> None:
+    """Check a judge against its contract, on texts that no judge likes.
+
+    Args:
+        judge: The judge.
+        model: A model for it to ask, where it asks one; what it says must not depend on chance.
 
     Raises:
         AssertionError: With a sentence that says which part of the contract is broken.
@@ -331,8 +336,8 @@ async def check_judge(judge: Judge) -> None:
     assert judge.card.labels, f"judge {judge.card.name!r} says nothing"
     for text in AWKWARD_TEXTS:
         case = JudgeCase(prompt="x", text=text)
-        verdict = await judge.judge(case, None)
-        again = await judge.judge(case, None)
+        verdict = await judge.judge(case, model)
+        again = await judge.judge(case, model)
         assert isinstance(verdict, Verdict), "a judge returns a Verdict"
         assert verdict == again, f"judge {judge.card.name!r} is not a function of its case"
         if verdict.reason != "ok":
