@@ -41,7 +41,15 @@ _SEGMENT_SHIFT = 40  # place = segment << 40 | byte offset
 
 # Index files name a kind by its place here: add at the end.
 Kind = Literal[
-    "generation", "extension", "loglikelihood", "hidden", "verdict", "row", "error", "choice"
+    "generation",
+    "extension",
+    "loglikelihood",
+    "hidden",
+    "verdict",
+    "row",
+    "error",
+    "choice",
+    "check",
 ]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 

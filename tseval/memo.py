@@ -107,6 +107,35 @@ class Memo:
             result: T = await asyncio.shield(task)
             return result
 
+    async def compute(self, key: str, make: Callable[[], Awaitable[Any]]) -> Any:
+        """Answer a computation that needs no model, kind 'check', in plain values.
+
+        Args:
+            key: Content key of the computation.
+            make: Does it.
+
+        Raises:
+            RequestFailed: Journalled as an error, and made again on resume.
+        """
+        found = self.find("check", key, object)
+        if found is not None:
+            return found
+        task = self._under_way.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._compute(key, make))
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: self._made(key, done))
+        return await asyncio.shield(task)
+
+    async def _compute(self, key: str, make: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            value = await make()
+            self.journal.append("check", key, value)
+        except RequestFailed as error:
+            raise self.lost("check", key, error) from error.__cause__
+        self.counts["check.made"] += 1
+        return value
+
     def lost(self, kind: Kind, key: str, error: TsevalError, *, counted: str = "") -> TsevalError:
         """Journal why a call has no answer; it is made again on resume."""
         self.counts[f"{counted or kind}.failed"] += 1

@@ -25,6 +25,7 @@ from .rollouts import Continuation, Model, Plan, continue_trace, roll_out
 from .scheduler import Scheduler
 from .spec import RunSpec
 from .types import LogLikelihood, Message, Rollout, Sampling, TextJudged, Thinking, Verdict
+from .workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,7 @@ class Session:
         self.warnings: list[str] = []
         self.expected: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
+        self._workers = Workers()
         self._memo = Memo(journal, scheduler, self._on_made)
         self.counts = self._memo.counts
         self._models = models
@@ -320,6 +322,29 @@ class Session:
             return msgspec.structs.replace(decided, raw=failures[0])
         return decided
 
+    async def check(
+        self, function: str, *arguments: Any, version: str, seconds: float = 60.0
+    ) -> Any:
+        """Compute something in a process of its own: check an answer, run a foreign scorer.
+
+        Args:
+            function: 'package.module:name'; a pure function of its arguments.
+            arguments: Plain values.
+            version: Changes whenever the result could; part of the key.
+            seconds: Time after which it is stopped.
+
+        Returns:
+            What the function returned, as plain values; None is no result that can be kept.
+
+        Raises:
+            RequestFailed: It raised, ran out of time, or its process died; tried again on
+                resume.
+        """
+        key = content_key(["check", function, version, arguments])
+        return await self._memo.compute(
+            key, lambda: self._workers.call(function, arguments, seconds=seconds)
+        )
+
     def note_row(self, row: Row) -> None:
         """Journal how a sample's rollout and verdicts belong together."""
         plain = msgspec.to_builtins(row)
@@ -350,6 +375,7 @@ class Session:
     async def close(self) -> None:
         """Cancel what is under way; the backends stay open."""
         await self._memo.close()
+        await self._workers.close()
         await self._scheduler.close()
 
     def _on_made(self, kind: Kind, model: Model, value: Any) -> None:

@@ -118,6 +118,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
         refusal: Whether the judged text refuses; None where the judge does not say.
         degree: 'full', 'partial' or 'none' where the judge grades refusals.
         harmful: Whether the judged text is harmful; None where the judge does not say.
+        correct: Whether the answer is right, from a checker of answers; None from judges.
         reason: 'ok'; 'unparsed' and 'error' are the judge's or the machine's failure and leave
             the denominator, as does 'undecided' (a panel without a decision); 'empty' and
             'degenerate' are the model's doing and stay in it.
@@ -131,6 +132,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     refusal: bool | None = None
     degree: Degree | None = None
     harmful: bool | None = None
+    correct: bool | None = None
     reason: VerdictReason = "ok"
     raw: str = ""
     soft: float | None = None

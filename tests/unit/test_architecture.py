@@ -9,7 +9,7 @@ import pytest
 
 # A module of tseval imports only modules that stand above it here; a package counts as one.
 ORDER = (
-    *("errors", "types", "hookspecs", "formats", "thinking", "roles"),
+    *("errors", "workers", "types", "hookspecs", "formats", "thinking", "roles"),
     *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics"),
     *("protocol", "spec", "panels", "cards", "tables", "hub", "data", "rollouts"),
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
