@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.openai_backend import Started, look, request, use
 from tests.support.openai_server import Ask, serving
@@ -307,6 +309,49 @@ def test_figures_that_cannot_be_read_are_none(choice: dict[str, Any]) -> None:
     with pytest.raises(RequestFailed) as caught:
         reported(Reply(text="a", choice=choice))
     assert caught.value.kind == "malformed"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(("content", "top_logprobs", "tokens", "token", "logprob", "yes")),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(table=JSON)
+def test_whatever_a_server_reports_the_figures_are_sound_or_the_request_fails(table: Any) -> None:
+    try:
+        found = scores(("yes", "no"), reported(Reply(text="", choice={"logprobs": table})))
+    except RequestFailed as error:
+        if error.kind != "malformed":
+            raise
+        return
+    assert found.logprobs.keys() <= {"yes", "no"}
+    assert all(-9999.0 <= value <= 0.0 for value in found.logprobs.values())
+    assert (found.floor is None) == (len(found.logprobs) == 2)
+    assert found.floor is None or -9999.0 <= found.floor <= 0.0
+
+
+@given(
+    shares=st.dictionaries(
+        st.text("yesno ▁", max_size=4), st.floats(1e-9, 0.05), min_size=1, max_size=12
+    )
+)
+def test_no_choice_is_given_more_than_its_own_tokens_have(shares: dict[str, float]) -> None:
+    figures = [(token, math.log(share)) for token, share in shares.items()]
+    for form in (chat_figures, text_figures):
+        found = scores(("yes", "no"), reported(form("", figures)))
+        for choice, value in found.logprobs.items():
+            beginnings = [choice[:n] for n in range(1, len(choice) + 1)]
+            own = [shares.get(space + b, 0.0) for space in ("", " ", "▁") for b in beginnings]
+            assert math.exp(value) == pytest.approx(max(own))
 
 
 # -- template arguments

@@ -5,6 +5,7 @@ Servers report tokens as text: which token an answer begins with has to be told 
 
 import math
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from tseval.errors import RequestFailed
@@ -49,22 +50,20 @@ async def find_tops(wire: Wire, *, text: bool) -> Tops:
         wire: Speaks to the server.
         text: Whether to ask the completions route too.
     """
-    chat = 0
+    chat = await _most(lambda most: ask_chat(wire, [_QUESTION], most))
+    return Tops(chat, await _most(lambda most: ask_text(wire, "The sky is", most)) if text else 0)
+
+
+async def _most(ask: Callable[[int], Awaitable[Reply]]) -> int:
     for most in _MOST:
         try:
-            chat = most if _shown(await ask_chat(wire, [_QUESTION], most)) else 0
-        except (Rejected, RequestFailed):
+            return most if _shown(await ask(most)) else 0
+        except Rejected:
             continue
-        break
-    if not text:
-        return Tops(chat=chat)
-    for most in _MOST:
-        try:
-            found = _shown(await ask_text(wire, "The sky is", most))
-        except (Rejected, RequestFailed):
-            continue
-        return Tops(chat=chat, text=most if found else 0)
-    return Tops(chat=chat)
+        except RequestFailed:
+            # It took all attempts to learn that; fewer tokens would hardly do better.
+            return 0
+    return 0
 
 
 _QUESTION = {"role": "user", "content": "Is the sky blue? Answer yes or no."}
