@@ -76,9 +76,9 @@ class PromptBenchmark:
 
     def _failed(self, session: Session, sample: Sample, index: int, error: TsevalError) -> Outcome:
         lost = "overlong" if isinstance(error, RowSkipped) else "error"
-        if lost == "overlong":
-            # An error row is not written down: it is tried again on resume.
-            session.note_row(self._row(sample, index, lost=lost))
+        # Written down too, since whoever reads the run back has to count it. A resume tries it
+        # again, and what it notes then stands above this.
+        session.note_row(self._row(sample, index, lost=lost))
         return lost_outcome(sample, lost, error.message)
 
     def _row(
