@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
+from itertools import islice
 
 import msgspec
 
 from .cards import BenchmarkCard
-from .errors import ConfigError
+from .errors import ConfigError, TsevalError
 from .judging import Seat, seat_judges
 from .legs import Display, open_leg, watched
 from .mapping import leaves
@@ -17,7 +18,15 @@ from .readback import Stored, stored_rows
 from .runfolder import RunFolder, Scorecard
 from .runner import Outcome, lost_share
 from .scoring import Outcome as Kept
-from .scoring import averages, lost_outcome, oddities, outcome, sample_of, scores_of
+from .scoring import (
+    averages,
+    lost_outcome,
+    metric_names,
+    oddities,
+    outcome,
+    sample_of,
+    scores_of,
+)
 from .session import Session
 from .types import Score
 
@@ -32,8 +41,10 @@ async def rejudge(
 ) -> Outcome:
     """Judge a run's rollouts by further judges, and add their scores to its scorecard.
 
-    Every verdict is journalled as it arrives: the same call goes on where it was stopped. Scores
-    of the judges that the run has already are left as they are.
+    Every verdict is journalled as it arrives: the same call goes on where it was stopped. The
+    scorecard becomes that of a run with all of these judges from its start; scores of judges that
+    are not asked here stay as they are. A judge that the run has already is asked again where it
+    failed.
 
     Args:
         folder: The run; it has scores.
@@ -44,15 +55,18 @@ async def rejudge(
 
     Raises:
         ConfigError: The run has no scores yet, or none of its rollouts were judged.
+        UnknownName: A judge, or a benchmark or suite of the run, is not registered.
         TsevalError: What kept the judges from starting, or ended the work.
     """
-    old = folder.scorecard()
-    spec = folder.manifest.spec
-    seats = seat_judges(judges, registry, options)
-    manifest = folder.manifest
+    old, manifest = folder.scorecard(), folder.manifest
+    spec = manifest.spec
+    # Without the card of a benchmark, an average over the others would bear the suite's name.
+    for name in spec.benchmarks:
+        registry.benchmarks[name]
+    for suite in spec.suites:
+        registry.suites[suite]
+    seats = _seats(folder, judges, registry, options or {})
     async with open_leg(folder, registry, display) as work:
-        manifest.judges += [text for text in judges if text not in (*spec.judges, *manifest.judges)]
-        manifest.judge_options |= options or {}
         await work.models.start_judges(seats)
         session = work.session = Session(
             spec=spec,
@@ -69,10 +83,48 @@ async def rejudge(
                 hint="judge a run of benchmarks that ask prompts (tseval ls benchmarks)",
             )
         made = list(_scores(session, old, outcomes))
-        scorecard = _merged(old, made, session, registry)
-        folder.save_scores(scorecard)
+        scorecard = _merged(old, made, session)
         manifest.warnings += [w for w in session.warnings if w not in manifest.warnings]
+        # Only now, since whoever resumes the run has to start these judges; and before the scores,
+        # which a run that is resumed without these judges would lose.
+        manifest.judges += [text for text in judges if text not in (*spec.judges, *manifest.judges)]
+        manifest.judge_options |= _named(options or {}, seats)
+        folder.save()
+        folder.save_scores(scorecard)
     return Outcome(folder=folder, scorecard=scorecard, lost_share=lost_share(made, registry))
+
+
+def _seats(
+    folder: RunFolder, judges: tuple[str, ...], registry: Registry, options: dict[str, str]
+) -> dict[str, Seat]:
+    """Seat the judges by the labels that they have beside the judges of the run."""
+    alone = seat_judges(judges, registry, options)
+    manifest = folder.manifest
+    known = dict.fromkeys((*manifest.spec.judges, *manifest.judges))
+    # One that cannot be seated any more keeps its scores, and no new judge can bear its name.
+    earlier = tuple(text for text in known if _can_be_seated(text, registry))
+    beside = seat_judges((*judges, *earlier), registry, options)
+    return dict(islice(beside.items(), len(alone)))
+
+
+def _can_be_seated(text: str, registry: Registry) -> bool:
+    try:
+        seat_judges((text,), registry)
+    except TsevalError:
+        return False
+    return True
+
+
+def _named(options: dict[str, str], seats: dict[str, Seat]) -> dict[str, str]:
+    """Say of each option whose it is: on resume, the run's other judges must not get it."""
+    names = {seat.judge.card.name for seat in seats.values() if seat.spec is not None}
+    named = {
+        f"{name}:{key}": value
+        for key, value in options.items()
+        if ":" not in key
+        for name in sorted(names)
+    }
+    return named | {key: value for key, value in options.items() if ":" in key}
 
 
 async def _judge_all(
@@ -124,7 +176,8 @@ def _scores(session: Session, old: Scorecard, outcomes: dict[str, list[Kept]]) -
     for name, kept in outcomes.items():
         for warning in oddities(name, kept):
             session.warn(warning)
-        known = next((s for s in old.scores if s.benchmark == name and s.fingerprint), None)
+        own = (s for s in old.scores if s.benchmark == name and s.fingerprint in old.protocols)
+        known = next(own, None)
         if known is None:
             session.warn(f"{name}: not judged again, since the run has no score of it")
             continue
@@ -148,20 +201,30 @@ def _scores(session: Session, old: Scorecard, outcomes: dict[str, list[Kept]]) -
         )
 
 
-def _merged(old: Scorecard, made: list[Score], session: Session, registry: Registry) -> Scorecard:
-    """Put new scores behind the old ones of their benchmark; averages are made anew."""
-    again = {(s.benchmark, s.group, s.metric, s.judge) for s in made}
-    kept = [
-        s
+def _merged(old: Scorecard, made: list[Score], session: Session) -> Scorecard:
+    """Put new scores among the old ones, as a run with all judges has them; average anew."""
+    spec, registry = session.spec, session.registry
+    new = {(s.benchmark, s.group, s.metric, s.judge): s for s in made}
+    scores = [
+        new.pop((s.benchmark, s.group, s.metric, s.judge), s)
         for s in old.scores
-        if s.group != "average" and (s.benchmark, s.group, s.metric, s.judge) not in again
+        if s.group != "average"
     ]
-    spec = session.spec
-    scores = sorted([*kept, *made], key=lambda s: spec.benchmarks.index(s.benchmark))
+
+    def place(score: Score) -> tuple[int, int]:
+        card = registry.benchmarks[score.benchmark].card
+        metrics = metric_names(card, registry) if isinstance(card, BenchmarkCard) else []
+        known = score.metric in metrics
+        # Within a metric, judges stay in the order in which the run got them.
+        return spec.benchmarks.index(score.benchmark), metrics.index(score.metric) if known else 0
+
+    scores = sorted([*scores, *new.values()], key=place)
     declared = {p: protocol.canonical() for p, protocol in session.protocols.items()}
+    protocols = {**old.protocols, **declared}
+    used = {s.fingerprint for s in scores} & set(protocols)
     missing = {*old.failed, *old.skipped}
     return msgspec.structs.replace(
         old,
         scores=[*scores, *averages(spec.suites, registry, scores, missing)],
-        protocols=dict(sorted({**old.protocols, **declared}.items())),
+        protocols={p: protocols[p] for p in sorted(used)},
     )

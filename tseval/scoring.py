@@ -147,8 +147,7 @@ def scores_of(
     """
     metrics = registry.metrics
     seats = list(seats)
-    names = [n for name in card.metrics for n in (name, *metrics[name].companions)]
-    for name in dict.fromkeys(names):
+    for name in metric_names(card, registry):
         metric = metrics[name]
         for seat in seats:
             if metric.label not in seat.judge.card.labels:
@@ -161,6 +160,14 @@ def scores_of(
                 ]
                 if chosen:
                     yield _score(card, metric, seat, group, chosen, protocol(seat), declare)
+
+
+def metric_names(card: BenchmarkCard, registry: "Registry") -> list[str]:
+    """Name the metrics of a benchmark, in the order of its scores."""
+    metrics = registry.metrics
+    return list(
+        dict.fromkeys(n for name in card.metrics for n in (name, *metrics[name].companions))
+    )
 
 
 def _score(
