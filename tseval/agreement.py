@@ -1,9 +1,7 @@
 """How far the judges of a run agree, and on which rollouts they disagree most."""
 
-from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations, islice
-from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -61,7 +59,7 @@ class GroupAgreement(Struct, frozen=True, kw_only=True):
     undefined: str = ""
 
 
-class Disagreement(NamedTuple):
+class Disagreement(Struct, frozen=True, kw_only=True):
     """A rollout that judges disagree on.
 
     Attributes:
@@ -95,7 +93,10 @@ def agreements(folder: RunFolder) -> Agreements:
         folder: The run; its scores and its journal are read.
     """
     rows = read_rows(folder)
-    prompts = {cluster: number for number, cluster in enumerate({row.cluster for row in rows})}
+    # Numbered by the rows, and not by a set, whose order would show in the last digits.
+    prompts: dict[str, int] = {}
+    for row in rows:
+        prompts.setdefault(row.cluster, len(prompts))
     clusters = [prompts[row.cluster] for row in rows]
     single, panels = _judges(folder, rows)
     pairs: list[PairAgreement] = []
@@ -142,7 +143,8 @@ def disagreements(folder: RunFolder, count: int) -> list[Disagreement]:
         for label in LABELS:
             if (place, label) in chosen:
                 votes_ = _votes(stored.verdicts, single, label)
-                found.append((order[place, label], Disagreement(label, stored, votes_)))
+                each = Disagreement(label=label, stored=stored, votes=votes_)
+                found.append((order[place, label], each))
     return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -155,14 +157,20 @@ def _stored(folder: RunFolder) -> Iterator[Stored]:
 
 
 def _judges(folder: RunFolder, rows: list[Kept]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    """Name the judges that are no panels, and the members of the panels."""
-    seen = Counter(judge for row in rows for judge in row.verdicts)
+    """Name the judges that are no panels, and the members of the panels.
+
+    Judges without any score are left out: they were stopped before they had judged every rollout,
+    or say nothing that a metric of the run reads.
+    """
     scorecard = folder.scorecard()
+    present = {judge for row in rows for judge in row.verdicts}
+    seen = [j for j in dict.fromkeys(s.judge for s in scorecard.scores) if j in present]
     panels: dict[str, tuple[str, ...]] = {}
     for score in scorecard.scores:
         identity = scorecard.protocols.get(score.fingerprint, {}).get("judge") or {}
         if identity.get("vote"):
-            names = {key.removeprefix(MEMBER) for key in identity["identity"]}
+            keys = [key for key in identity["identity"] if key.startswith(MEMBER)]
+            names = {key.removeprefix(MEMBER) for key in keys}
             panels[score.judge] = tuple(j for j in seen if _plain(j) in names)
     return [judge for judge in seen if judge not in panels], panels
 
@@ -173,13 +181,20 @@ def _plain(judge: str) -> str:
 
 
 def _votes(verdicts: dict[str, Verdict], judges: list[str], label: Label) -> dict[str, bool | None]:
-    return {judge: getattr(verdicts[judge], label) for judge in judges if judge in verdicts}
+    return {judge: _vote(verdicts[judge], label) for judge in judges if judge in verdicts}
+
+
+def _vote(verdict: Verdict | None, label: Label) -> bool | None:
+    """A label that comes along with a failure is none."""
+    if verdict is None or verdict.reason != "ok":
+        return None
+    vote: bool | None = getattr(verdict, label)
+    return vote
 
 
 def _ratings(rows: list[Kept], judge: str, label: Label) -> list[int]:
     def rating(row: Kept) -> int:
-        verdict = row.verdicts.get(judge)
-        vote = getattr(verdict, label) if verdict is not None else None
+        vote = _vote(row.verdicts.get(judge), label)
         return MISSING if vote is None else int(vote)
 
     return [rating(row) for row in rows]

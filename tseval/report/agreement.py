@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from tseval.stats_agreement import Agreement
 
 _EXCERPT = 200
+# Each with the rollouts that it rests on: Fleiss' kappa drops those with any vote missing.
+_COEFFICIENTS = ("Fleiss' kappa", "95% CI", "n", "alpha", "95% CI ", "n ")
 
 
 def agreements_page(found: "Agreements") -> Page:
@@ -21,8 +23,8 @@ def agreements_page(found: "Agreements") -> Page:
         right = frozenset({"agree", "of", "missing", "kappa", "95% CI"})
         sections.append(Section("Pairs", headings, [_pair(pair) for pair in found.pairs], right))
     if found.groups:
-        headings = ("label", "judges", "n", "Fleiss' kappa", "95% CI", "alpha", "95% CI ")
-        right = frozenset(headings[2:])
+        headings = ("label", "judges", *_COEFFICIENTS)
+        right = frozenset(_COEFFICIENTS)
         rows: list[Sequence[str]] = [_group(group) for group in found.groups]
         sections.append(Section("Groups", headings, rows, right))
     notes = [
@@ -42,15 +44,16 @@ def disagreements_page(found: "Sequence[Disagreement]") -> Page:
     """Lay out divided votes, the most divided first."""
     headings = ("label", "benchmark", "sample", "votes", "prompt", "answer")
     rows: list[Sequence[str]] = []
-    for label, stored, votes in found:
-        row, rollout = stored.row, stored.rollout
+    for each in found:
+        row, rollout = each.stored.row, each.stored.rollout
         said = " ".join(
             f"{judge}:{'-' if vote is None else 'yes' if vote else 'no'}"
-            for judge, vote in votes.items()
+            for judge, vote in each.votes.items()
         )
         sample = row.sample if row.rollout == 0 else f"{row.sample} #{row.rollout}"
         answer = (rollout.answer or "") if rollout is not None else ""
-        rows.append((label, row.benchmark, sample, said, _excerpt(row.prompt), _excerpt(answer)))
+        texts = _excerpt(row.prompt), _excerpt(answer)
+        rows.append((each.label, row.benchmark, sample, said, *texts))
     return Page("Rollouts that divide the judges most", [Section("", headings, rows)], [])
 
 
@@ -67,14 +70,18 @@ def _pair(pair: "PairAgreement") -> Sequence[str]:
 
 
 def _group(group: "GroupAgreement") -> Sequence[str]:
-    units = group.alpha.units if group.alpha is not None else 0
     return (
         group.label,
         f"{group.name}: {', '.join(group.judges)}",
-        str(units),
         *_coefficient(group.kappa),
+        _units(group.kappa),
         *_coefficient(group.alpha),
+        _units(group.alpha),
     )
+
+
+def _units(found: "Agreement | None") -> str:
+    return "-" if found is None else str(found.units)
 
 
 def _coefficient(found: "Agreement | None") -> tuple[str, str]:
