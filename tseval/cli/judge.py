@@ -1,5 +1,6 @@
 """``tseval judge``: judge stored rollouts, measure judges against people, label rows."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import typer
 from typer.core import TyperGroup
 
 from tseval.cli import judge_label, judge_validate
-from tseval.cli.common import errors, option, registry, words
+from tseval.cli.common import errors, given_values, option, registry, words
 
-_AGAIN = "run"
+# No word that a run's folder is likely to be called.
+_AGAIN = "RUN"
 
 
 class _RunFirst(TyperGroup):
@@ -36,6 +38,7 @@ app.command("label")(judge_label.label)
 
 @app.command(_AGAIN)
 def command(
+    context: typer.Context,
     run: Path = typer.Argument(..., help="A run's folder."),
     judge: list[str] = option(
         "--judge", "-j", default=[], help="Judges, comma-separated: name, name@model, panel(...)."
@@ -51,8 +54,11 @@ def command(
     """Judge the rollouts that a run has stored, without generating any.
 
     Verdicts of all judges lie side by side; tseval show prints every metric under each of them,
-    and how far they agree. The same command goes on where it was stopped. Exit codes as for
-    tseval run.
+    and how far they agree. The same command goes on where it was stopped.
+
+    Exit codes are those of tseval run for the scorecard as it then is: 0 fine; 1 a benchmark
+    failed; 2 wrong usage; 5 incomplete, or more than 5% of the new verdicts missing; 130
+    interrupted.
     """
     import asyncio
 
@@ -61,17 +67,19 @@ def command(
     from tseval.errors import ConfigError
     from tseval.rejudge import rejudge
     from tseval.runfolder import RunFolder
-    from tseval.runner import FAIL_SHARE
+    from tseval.runner import FAIL_SHARE, WARN_SHARE
     from tseval.spec import parse_options
 
-    with errors(debug=debug, resume=lambda: f"tseval {' '.join(sys.argv[1:])}"):
-        judges = tuple(words(judge))
+    given = given_values(context)
+    with errors(debug=debug, resume=lambda: f"tseval {shlex.join(sys.argv[1:])}"):
+        judges = tuple(words(given["judge"]))
         if not judges:
             raise ConfigError("no judge given", hint="--judge NAME; see tseval ls judges")
         folder = RunFolder.load(run)
-        plugins = registry(without)
+        plugins = registry(given["without"])
         with display() as shown:
-            work = rejudge(folder, judges, plugins, shown, options=parse_options(judge_option))
+            options = parse_options(given["judge_option"])
+            work = rejudge(folder, judges, plugins, shown, options=options)
             try:
                 outcome = asyncio.run(work)
             except asyncio.CancelledError:
@@ -80,9 +88,10 @@ def command(
         print_scorecard(outcome.scorecard, remarks_of(folder.manifest), form)
     made = folder.manifest.legs[-1].counts.get("verdict.made", 0)
     sys.stderr.write(f"\n{folder.path}: {made} verdicts made, nothing generated\n")
-    if outcome.lost_share > FAIL_SHARE:
+    if outcome.lost_share > WARN_SHARE:
+        level = "error" if outcome.lost_share > FAIL_SHARE else "warning"
         sys.stderr.write(
-            f"error: {100 * outcome.lost_share:.1f}% of the verdicts of a benchmark are missing;"
+            f"{level}: {100 * outcome.lost_share:.1f}% of the verdicts of a benchmark are missing;"
             " the same command tries the failed ones again\n"
         )
-        raise SystemExit(5)
+    raise SystemExit(outcome.exit_code)
