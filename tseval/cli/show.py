@@ -32,6 +32,8 @@ def command(
     --calibration, rates that are corrected for the judge's errors.
     """
     with errors(debug=debug):
+        from msgspec import to_builtins
+
         from tseval.runfolder import RunFolder
 
         folder = RunFolder.load(run)
@@ -40,8 +42,11 @@ def command(
         if folder.manifest.status != "complete":
             warnings.insert(0, f"this run is not complete (status: {folder.manifest.status})")
         further = _further(folder, calibration, disagreements)
+        if _judges(folder) > 1 and "agreement" not in further:
+            warnings.append("agreement of the judges: not shown, since the run's journal is gone")
         if form == "json" and further:
-            print_json({"scorecard": folder.scorecard(), **further})
+            # Beside the scorecard's own fields, which stand where they do without any of this.
+            print_json({**to_builtins(folder.scorecard()), **further})
             return
         print_scorecard(folder.scorecard(), warnings, form)
         for page in _pages(further):
@@ -58,8 +63,7 @@ def _further(folder: "RunFolder", calibration: Path | None, count: int) -> dict[
     from tseval.plugins import load_registry
 
     found: dict[str, Any] = {}
-    judges = {score.judge for score in folder.scorecard().scores if score.judge}
-    if len(judges) > 1:
+    if _judges(folder) > 1 and folder.journal.is_dir():
         found["agreement"] = agreements(folder)
     if count:
         found["disagreements"] = divided(folder, count)
@@ -67,6 +71,10 @@ def _further(folder: "RunFolder", calibration: Path | None, count: int) -> dict[
         record = read_record(calibration) if calibration is not None else None
         found["corrections"] = corrected(folder, load_registry().metrics, record)
     return found
+
+
+def _judges(folder: "RunFolder") -> int:
+    return len({score.judge for score in folder.scorecard().scores if score.judge})
 
 
 def _pages(further: dict[str, Any]) -> "list[Page]":
