@@ -1,8 +1,7 @@
 """StrongREJECT, fine-tuned: how much the answer helps with the harmful request, from 1 to 5.
 
-Model: qylu4156/strongreject-15k-v1, a LoRA adapter on google/gemma-2b (gated). Neither is pinned
-in the model string (the adapter's confirmed revision is 4bd893d32390): the run records what it
-loaded.
+Model: qylu4156/strongreject-15k-v1 at 4bd893d32390, a LoRA adapter on google/gemma-2b (gated),
+which is found through the adapter and not pinned: the run records the commit that it loaded.
 Format: The template 'strongreject_finetuned' of the authors' package (dsbowen/strong_reject,
 eval_files/judge_templates.json), word for word; raw text.
 Reading: The expected value of the grades 1 to 5 under their probabilities as the next token,
@@ -80,7 +79,7 @@ class StrongReject:
         licence="MIT; Gemma Terms of Use",
         paper="arXiv 2402.10260",
         identity={"prompt": digest(TEMPLATE), "threshold": str(THRESHOLD)},
-        model="hf/google/gemma-2b:qylu4156/strongreject-15k-v1",
+        model="hf/qylu4156/strongreject-15k-v1@4bd893d32390d2cace4f067dc2e3ef5294fd78a2",
         asked=("raw",),
         choices=True,
     )

@@ -81,8 +81,9 @@ def test_the_reference_page_has_a_row_for_every_guard(name: str, root: Path) -> 
     page = (root / "docs" / "reference" / "judges.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{re.escape(name)}` .*$", page, re.MULTILINE)
     card = GUARDS[name].card
-    model = card.model.partition("/")[2].partition("@")[0].replace(":", " + ")
-    assert model.split(" + ")[-1] in row
+    spec = parse_model(card.model, {"hf": True, "openai": False})
+    assert spec.name in row
+    assert spec.revision[:12] in row
     assert all(label in row for label in card.labels)
     assert all(paper in row for paper in re.findall(r"\d{4}\.\d{5}", card.paper))
     assert " or ".join(card.asked) in row
