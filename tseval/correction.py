@@ -114,9 +114,8 @@ def corrected(
         metric = metrics[score.metric]
         protocol = scorecard.protocols.get(score.fingerprint, {})
         mine = [label for label in labels if label.kind == metric.label]
-        # Of another text than the judge saw, a label says nothing about the judge.
-        fitting = {label.rollout: label for label in mine if label.text == protocol.get("text")}
-        judgements = list(judgements_of(rows, score, metric, fitting))
+        by_rollout = {label.rollout: label for label in mine}
+        judgements = list(judgements_of(rows, score, metric, by_rollout))
         if record is not None and not (score.member and _other_judge(record, protocol)):
             found.append(by_record(score, metric, protocol, judgements, record, scorecard))
         if mine and not score.member:

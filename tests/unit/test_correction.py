@@ -10,15 +10,16 @@ import pytest
 from tests.support.labelled_runs import FIRST, a_run, fill_in
 from tseval.calibration import CalibrationRecord, Population, calibrate
 from tseval.correction import CorrectedScore, Corrections, corrected
-from tseval.judgements import Judgement, counts_of, hit_by_label, judgements_of, read_rows
+from tseval.judgements import Judgement, Kept, counts_of, hit_by_label, judgements_of, read_rows
 from tseval.labelfile import Labelled
 from tseval.labelling import design_labels, save_labels
 from tseval.metrics import ASR_HARMFUL, ASR_NONREFUSAL, ASR_SUBSTANTIVE, ORR
 from tseval.report.judges import corrections_page, markdown_page
+from tseval.roles import MetricSpec
 from tseval.runfolder import RunFolder
 from tseval.sheets import read_sheet, write_sheet
 from tseval.stats_judge import Counts, rogan_gladen
-from tseval.types import Verdict
+from tseval.types import Score, Verdict
 
 METRICS = {m.name: m for m in (ASR_NONREFUSAL, ASR_SUBSTANTIVE, ASR_HARMFUL, ORR)}
 
@@ -111,6 +112,24 @@ def test_known_outcomes_are_counted_apart_and_rows_without_verdict_not_at_all():
     judged, known = counts_of(rows)
     assert (judged.successes, judged.trials) == ([1, 0], [2, 0])
     assert (known.successes, known.trials) == ([1, 0], [1, 1])
+
+
+def test_parts_of_a_benchmark_have_rows_of_their_own():
+    def a_row(group: str, *, harmful: bool) -> Kept:
+        verdicts = {"first": Verdict(refusal=True)}
+        return Kept("bench", group, harmful, f"p {group}", "0", "", verdicts)
+
+    rows = [a_row("a", harmful=True), a_row("b", harmful=True), a_row("a", harmful=False)]
+
+    def clusters(group: str, metric: MetricSpec) -> list[str]:
+        score = Score(benchmark="bench", metric=metric.name, judge="first", group=group)
+        return [each.cluster for each in judgements_of(rows, score, metric, {})]
+
+    assert clusters("", ASR_NONREFUSAL) == ["p a", "p b"]
+    assert clusters("b", ASR_NONREFUSAL) == ["p b"]
+    # A part that is shown aside bears the class of its prompts for a group.
+    assert clusters("harmful", ASR_NONREFUSAL) == ["p a", "p b"]
+    assert clusters("", ORR) == ["p a"]
 
 
 def test_rows_give_the_very_rates_of_the_scorecard(run):

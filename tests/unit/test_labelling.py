@@ -89,6 +89,23 @@ def test_rollouts_are_chosen_as_often_as_their_probability_says(by):
         assert counts[key] / draws == pytest.approx(probability, abs=error)
 
 
+def test_few_unequal_rollouts_are_chosen_as_often_as_said_too():
+    units = [Unit("a" * 16, 1.0), Unit("b" * 16, 0.0)]
+    counts = Counter(
+        next(iter(choose(units, 1, by="disagreement", seed=seed))) for seed in range(2000)
+    )
+    # A quarter, with a standard error of 0.01.
+    assert counts["b" * 16] / 2000 == pytest.approx(0.25, abs=0.04)
+
+
+def test_any_two_rollouts_may_be_chosen_together():
+    both = sum(
+        {UNITS[0].key, UNITS[1].key} <= set(choose(UNITS, 60, by="random", seed=seed))
+        for seed in range(500)
+    )
+    assert both / 500 == pytest.approx(0.09, abs=0.05)
+
+
 def test_what_would_be_chosen_more_than_surely_is_chosen_surely():
     units = [Unit(f"{i:016x}", float(i < 3)) for i in range(100)]
     chosen = choose(units, 20, by="disagreement", seed=0)

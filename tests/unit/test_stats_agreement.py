@@ -120,6 +120,10 @@ def test_one_disagreement_claims_no_more_than_none():
     none = cohen([0] * 20 + [1] * 20, [0] * 20 + [1] * 20).estimate
     one = cohen([0] * 20 + [1] * 20, [0] * 20 + [1] * 19 + [0]).estimate
     assert one.low <= none.low + 1e-3
+    # Nor where it is one of four rows of its prompt, and can't show how alike these are.
+    prompts = np.repeat(np.arange(40), 4)
+    clustered = cohen([0] * 80 + [1] * 80, [0] * 80 + [1] * 79 + [0], prompts).estimate
+    assert clustered.low <= none.low + 1e-3
 
 
 def test_one_prompt_says_nothing_about_the_spread():
