@@ -29,6 +29,7 @@ class RefusalRules:
         summary="offline rules on the answer: full, partial, none; empty and degenerate apart",
         licence="Apache-2.0",
         paper="labels as in arXiv 2308.01263",
+        asked=(),
     )
 
     async def judge(self, case, model):

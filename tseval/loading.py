@@ -4,9 +4,10 @@ import contextlib
 
 import msgspec
 
+from .asking import way_of
 from .errors import ConfigError, TsevalError
 from .formats import choose_format
-from .judging import Seat, way_of
+from .judging import Seat
 from .plugins import Registry
 from .protocol import fingerprint
 from .roles import Backend, Completion, CompletionRequest, ModelSpec, Report

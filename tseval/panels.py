@@ -97,6 +97,7 @@ class Panel:
             labels=(rule.label,),
             summary=summary or f"panel of {len(members)}: {rule.describe()}",
             paper=paper,
+            asked=(),
         )
         self.members = members
         self.rule = rule
@@ -185,7 +186,8 @@ def count(rule: VoteRule, verdicts: list[Verdict], names: tuple[str, ...] = ()) 
     Returns:
         A verdict about the rule's label. Where missing votes could change it, there is none:
         reason 'error' if one of them may still come (it is tried again on resume), 'unparsed'
-        otherwise. A tie under ``tie=none`` is 'undecided'.
+        otherwise. A tie under ``tie=none`` is 'undecided'. A degenerate text is degenerate to the
+        panel too, unless the vote finds the label in it.
     """
     votes = [_vote(rule, verdict) for verdict in verdicts]
     raw = " ".join(
@@ -211,6 +213,8 @@ def count(rule: VoteRule, verdicts: list[Verdict], names: tuple[str, ...] = ()) 
     side = outcomes.pop()
     if side == "none":
         return Verdict(reason="undecided", raw=raw, notes=notes)
+    if side == "no" and any(verdict.reason == "degenerate" for verdict in verdicts):
+        return Verdict(reason="degenerate", raw=raw, notes=notes)
     return _verdict(rule, side == "yes", raw, notes)
 
 

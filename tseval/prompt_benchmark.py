@@ -152,7 +152,14 @@ async def judged(
         if lost:
             findings[label] = Finding(None, lost)
             continue
-        keys[label], verdict = await session.judge(label, sample.prompt, text, sees=sees)
+        known = {
+            member: found
+            for member in seat.members
+            if member in findings and (found := findings[member].verdict) is not None
+        }
+        keys[label], verdict = await session.judge(
+            label, sample.prompt, text, sees=sees, known=known
+        )
         findings[label] = Finding(verdict)
     return findings, keys
 

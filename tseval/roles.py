@@ -332,7 +332,8 @@ class JudgeCard(Struct, frozen=True, kw_only=True):
         identity: Everything else that determines a verdict: prompt hash, vote rule ...
         model: Default model string of judges that run one, or ''.
         asked: The ways in which its model can be asked, best first: 'raw' (tseval renders the
-            published prompt) or 'chat' (messages, and the model's own chat template).
+            published prompt) or 'chat' (messages, and the model's own chat template); none for a
+            judge that runs no model.
         choices: Whether it reads the probabilities of the next token where the backend has them.
     """
 

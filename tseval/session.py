@@ -7,14 +7,15 @@ asks for it meanwhile. Resume, re-judging, pooling and sharing all follow from t
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from .asking import asked_model, row_seed
 from .errors import CapabilityMissing, ConfigError, RequestFailed, RowSkipped, TsevalError
 from .journal import Journal, Kind
-from .judging import Seat, asked_model, identify, row_seed
+from .judging import Seat, identify
 from .mapping import map_samples
 from .memo import Memo, content_key
 from .panels import Panel
@@ -265,7 +266,14 @@ class Session:
         return arrays.read(pointer["array"])
 
     async def judge(
-        self, judge: str, prompt: str, text: str, *, sees: TextJudged = "answer", sample: int = 0
+        self,
+        judge: str,
+        prompt: str,
+        text: str,
+        *,
+        sees: TextJudged = "answer",
+        sample: int = 0,
+        known: Mapping[str, Verdict] | None = None,
     ) -> tuple[str, Verdict]:
         """Have a text judged.
 
@@ -275,6 +283,8 @@ class Session:
             text: What is judged.
             sees: Which text it is; part of the key.
             sample: Index among repeated verdicts of a sampling judge.
+            known: Verdicts of other judges on the same text: a panel asks none of these again,
+                not even where they failed.
 
         Returns:
             The verdict's key and the verdict. A judge whose model fails gives a verdict with
@@ -290,9 +300,21 @@ class Session:
         if found is not None:
             return key, found
         if isinstance(seat.judge, Panel):
-            verdict = await self._vote(seat, prompt, text, sees, sample)
+            votes = dict(known or {})
+            for member in seat.members:
+                if member not in votes:
+                    _, votes[member] = await self.judge(
+                        member, prompt, text, sees=sees, sample=sample, known=known
+                    )
+            verdict = _count(seat, seat.judge, votes)
         else:
-            model = asked_model(self._memo, self._models, seat, seed=self.spec.seed, sample=sample)
+            model = asked_model(
+                self._memo,
+                self._models[seat.role] if seat.role else None,
+                seat.judge.card,
+                seed=self.spec.seed,
+                sample=sample,
+            )
             try:
                 verdict = await seat.judge.judge(JudgeCase(prompt=prompt, text=text), model)
             except (RequestFailed, RowSkipped) as error:
@@ -306,21 +328,6 @@ class Session:
         self._memo.journal.append("verdict", key, verdict)
         self.counts["verdict.made"] += 1
         return key, verdict
-
-    async def _vote(
-        self, seat: Seat, prompt: str, text: str, sees: TextJudged, sample: int
-    ) -> Verdict:
-        """Have a panel's members judge, and count their votes."""
-        assert isinstance(seat.judge, Panel)
-        verdicts: list[Verdict] = []
-        for member in seat.members:
-            _, verdict = await self.judge(member, prompt, text, sees=sees, sample=sample)
-            verdicts.append(verdict)
-        decided = seat.judge.vote(dict(zip(seat.judge.members, verdicts, strict=True)))
-        if decided.reason == "error":
-            failures = [verdict.raw for verdict in verdicts if verdict.reason == "error"]
-            return msgspec.structs.replace(decided, raw=failures[0])
-        return decided
 
     async def check(
         self, function: str, *arguments: Any, version: str, seconds: float = 60.0
@@ -461,6 +468,16 @@ def recommended(model: Model, sampling: Sampling) -> Sampling:
         top_k=int(values.get("top_k", 0)),
         answer_tokens=sampling.answer_tokens,
     )
+
+
+def _count(seat: Seat, panel: Panel, votes: Mapping[str, Verdict]) -> Verdict:
+    """Count the votes of a panel's members."""
+    verdicts = [votes[member] for member in seat.members]
+    decided = panel.vote(dict(zip(panel.members, verdicts, strict=True)))
+    if decided.reason != "error":
+        return decided
+    failures = [verdict.raw for verdict in verdicts if verdict.reason == "error"]
+    return msgspec.structs.replace(decided, raw=failures[0])
 
 
 def _turns(messages: str | Iterable[Message]) -> tuple[Message, ...]:

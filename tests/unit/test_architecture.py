@@ -13,7 +13,7 @@ ORDER = (
     *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics"),
     *("protocol", "spec", "panels", "cards", "tables", "hub", "data", "rollouts"),
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
-    *("judging", "session", "scoring", "prompt_benchmark"),
+    *("asking", "judging", "session", "scoring", "prompt_benchmark"),
     *("runfolder", "loading", "legs", "runner", "rejudge"),
     *("labelfile", "calibration", "labelling", "sheets", "validation", "judgements", "correction"),
     *("agreement",),

@@ -8,7 +8,7 @@ import pytest
 from tests.support.guard_server import MISTAKES, Guard, guarding
 from tests.support.openai_server import Fault, OpenAIServer
 from tests.support.sessions import finish, registry, session_on
-from tseval.judging import way_of
+from tseval.asking import way_of
 from tseval.models.openai import OpenAIBackend
 from tseval.roles import Judge, ModelSpec
 from tseval.types import Verdict

@@ -16,7 +16,8 @@ from tests.support.sessions import SPEC, finish, model, session_on
 from tseval.cli import app as app_module
 from tseval.cli import run as run_module
 from tseval.errors import CapabilityMissing, ConfigError, RequestFailed, UnknownName
-from tseval.judging import JudgeSpec, Seat, identify, parse_judge, seat_judges, way_of
+from tseval.asking import way_of
+from tseval.judging import JudgeSpec, Seat, identify, parse_judge, seat_judges
 from tseval.panels import Panel, VoteRule
 from tseval.protocol import JudgeIdentity
 from tseval.roles import (
