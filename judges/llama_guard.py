@@ -14,9 +14,11 @@ gives probabilities (card: 'we look at the probability for the first token'); el
 answers too, for the categories alone.
 Context: 131,072 tokens (3); overlong input loses the middle of the answer.
 Licence: Llama 3.1 (8B), Llama 3.2 (1B), Llama 4 (12B) Community License.
-Source: arXiv 2312.06674 (Llama Guard), 2411.17713 (3-1B), 2407.21783 (Llama 3); templates of 3-1B
-and 4 as rendered by others, of 3-8B by its parts.
-Differs: A tie is no verdict. The raw prompt ends in two line breaks, the templates do not.
+Source: arXiv 2312.06674 (Llama Guard), 2411.17713 (3-1B), 2407.21783 (Llama 3); the template of
+3-8B word for word, those of 3-1B and 4 as rendered by others.
+Differs: A tie is no verdict. The raw prompt ends in two line breaks, the templates do not; the
+template of 3-8B writes a blank before the text's first mark, which the raw prompt leaves out (the
+backend puts that mark in).
 """
 
 from __future__ import annotations
