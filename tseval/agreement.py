@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import combinations, islice
+from typing import Any
 
 from msgspec import Struct
 
@@ -10,6 +11,7 @@ from .journal import Journal
 from .judgements import Kept, read_rows
 from .judging import MEMBER, parse_judge
 from .panels import Label, is_panel
+from .protocol import fingerprint
 from .readback import Stored, stored_rows
 from .runfolder import RunFolder
 from .stats_agreement import MISSING, Agreement, cohen, fleiss, krippendorff
@@ -165,14 +167,26 @@ def _judges(folder: RunFolder, rows: list[Kept]) -> tuple[list[str], dict[str, t
     scorecard = folder.scorecard()
     present = {judge for row in rows for judge in row.verdicts}
     seen = [j for j in dict.fromkeys(s.judge for s in scorecard.scores) if j in present]
-    panels: dict[str, tuple[str, ...]] = {}
-    for score in scorecard.scores:
-        identity = scorecard.protocols.get(score.fingerprint, {}).get("judge") or {}
-        if identity.get("vote"):
-            keys = [key for key in identity["identity"] if key.startswith(MEMBER)]
-            names = {key.removeprefix(MEMBER) for key in keys}
-            panels[score.judge] = tuple(j for j in seen if _plain(j) in names)
+    identities = {
+        score.judge: scorecard.protocols[score.fingerprint]["judge"]
+        for score in scorecard.scores
+        if score.fingerprint in scorecard.protocols
+    }
+    panels = {
+        judge: tuple(j for j in seen if j in identities and _sits(j, identities[j], identity))
+        for judge, identity in identities.items()
+        if identity is not None and identity["vote"]
+    }
     return [judge for judge in seen if judge not in panels], panels
+
+
+def _sits(judge: str, identity: dict[str, Any], panel: dict[str, Any]) -> bool:
+    """Whether a judge is a member of a panel: one on another model bears the same plain name."""
+    name, hashed = f"{MEMBER}{_plain(judge)}", fingerprint(identity)
+    return any(
+        one == hashed and (key == name or key.startswith(f"{name} +"))
+        for key, one in panel["identity"].items()
+    )
 
 
 def _plain(judge: str) -> str:
