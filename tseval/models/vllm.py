@@ -7,7 +7,6 @@ the same identity on both.
 """
 
 import asyncio
-import gc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -119,9 +118,6 @@ class VllmBackend:
                     self._asleep = loaded
                     return
             await _shut_down(loaded.engine)
-        # Now, and not as the interpreter ends: an engine's own end needs modules that may be gone.
-        del loaded, requests, asleep
-        gc.collect()
 
     def template(self) -> TemplateView:
         """Show the chat template."""
@@ -272,6 +268,12 @@ async def _shut_down(engine: Any) -> None:
         # It would take the end of the engine for its death, and say so at length.
         engine.output_handler.cancel()
     await asyncio.to_thread(engine.shutdown)
+    # When it is collected it ends once more; that may be as the interpreter ends, without modules.
+    engine.shutdown = _nothing
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 @hookimpl
