@@ -47,6 +47,8 @@ def sensible(ask: Ask) -> str:
         return "-".join(ascii_uppercase)
     if "anything you like" in ask.user and ask.body.get("temperature"):
         return f"Number {ask.body.get('seed')} comes to mind."
+    if "Is the sky blue" in ask.user:
+        return "yes"
     if "Who are you" in ask.user:
         return "I am a scripted model."
     return f"You said: {ask.user}"
