@@ -26,9 +26,8 @@ RESERVED = frozenset(
     {
         *("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "stop"),
         *("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed"),
-        *("logprobs", "top_logprobs", "echo"),
+        *("logprobs", "top_logprobs", "echo", "skip_special_tokens", "bad_words"),
         *("continue_final_message", "add_generation_prompt"),
-        *("skip_special_tokens", "bad_words"),
     }
 )
 # Fields that shape the draw, never the prompt.
