@@ -1,12 +1,18 @@
 """The vLLM backend's options and environment, without vLLM."""
 
 import importlib.util
+import json
 import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tseval.errors import BackendError, ConfigError
 from tseval.models import _vllm_load as loading
+from tseval.models._hf_load import Named
+from tseval.models._hf_source import Source
 from tseval.models._vllm_options import OPTIONS, engine_arguments, read_options
 from tseval.models._vllm_requests import attempt_seed, sampling_fields
 from tseval.models.vllm import VllmBackend
@@ -176,3 +182,96 @@ def test_a_further_request_of_a_completion_does_not_repeat_the_draws_of_the_firs
     further = {attempt_seed(5, n) for n in range(50)} | {attempt_seed(6, n) for n in range(50)}
     assert len(further) == 100
     assert all(0 <= seed < 1 << 63 for seed in further)
+
+
+def adapter(folder: Path, **config: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
+    return folder
+
+
+def found(spec: ModelSpec) -> Named:
+    return loading.find(spec, lambda phrase, share: None)
+
+
+def test_demo_is_the_embedded_model_also_below_an_adapter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    identity = {"model": "the demo"}
+    demo = Named("demo", Source(place=str(base)), identity=identity)
+    monkeypatch.setattr(loading, "demo_model", lambda report: demo)
+    monkeypatch.chdir(tmp_path)
+    assert found(ModelSpec(backend="vllm", name="demo")) == demo
+    tuned = adapter(tmp_path / "tuned", r=4)
+    named = found(ModelSpec(backend="vllm", name="demo", adapter=str(tuned)))
+    assert named.name == "demo:tuned"
+    assert named.identity == identity
+    assert named.adapter == Source(place=str(tuned))
+    # A folder of that name is what its owner means.
+    adapter(tmp_path / "demo", base_model_name_or_path=str(base))
+    assert found(ModelSpec(backend="vllm", name="demo")).base.place == str(base)
+
+
+def test_a_gguf_file_is_sent_to_hf(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"")
+    with pytest.raises(BackendError, match="does not load") as caught:
+        found(ModelSpec(backend="vllm", name=str(tmp_path / "x.gguf")))
+    assert "hf/" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "rank"),
+    [({"r": 4}, 8), ({"r": 16}, 16), ({"r": 8, "rank_pattern": {"q_proj": 40}}, 64), ({}, 8)],
+)
+def test_an_adapter_gets_the_room_that_its_rank_needs(
+    config: dict[str, Any], rank: int, tmp_path: Path
+) -> None:
+    source = Source(place=str(adapter(tmp_path, **config)))
+    arguments = loading._lora_arguments(source, vocabulary(100), sizes(100))
+    assert arguments == {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens", "message"),
+    [
+        ({"peft_type": "LOHA"}, 100, "of type 'LOHA', expected 'LORA'"),
+        ({"r": 1024}, 100, "has rank 1024, vLLM takes 512 at most"),
+        ({"r": 8}, 101, "adds tokens"),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_load_is_said_before_it_starts(
+    config: dict[str, Any], tokens: int, message: str, tmp_path: Path
+) -> None:
+    source = Source(place=str(adapter(tmp_path, **config)))
+    with pytest.raises(BackendError, match=message) as caught:
+        loading._lora_arguments(source, vocabulary(tokens), sizes(100))
+    assert "merge it into its base" in caught.value.hint
+
+
+def vocabulary(size: int) -> Any:
+    return SimpleNamespace(tokenizer=range(size))
+
+
+def sizes(size: int) -> Any:
+    return SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=size))
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "hint"),
+    [
+        (ValueError("needs trust_remote_code=True"), "code of its own", "trust_remote_code=true"),
+        (ValueError("KV cache is too small"), "KV cache is too small", "shorter -M max_model_len"),
+        (ValueError("Architectures ['X'] are not supported"), "not supported", "the hf backend"),
+        (RuntimeError("Engine core\ninitialization failed"), "core initialization", "stand above"),
+    ],
+)
+def test_an_engine_that_does_not_start_says_why_in_a_line(
+    error: Exception, said: str, hint: str
+) -> None:
+    made = loading._cannot_load(Named("toy", Source(place="x")), error)
+    assert made.message.startswith("vLLM cannot load 'toy': ")
+    assert said in made.message
+    assert hint in made.hint
