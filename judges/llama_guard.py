@@ -116,6 +116,8 @@ class Version(NamedTuple):
     paper: str
 
 
+# The short name, which stands for the larger model.
+ALIAS = "llama-guard-3"
 _8B = Version(
     name="llama-guard-3-8b",
     model="hf/meta-llama/Llama-Guard-3-8B@7327bd9f6efbbe6101dc6cc4736302b3cbb6e425",
@@ -134,7 +136,7 @@ VERSIONS = (
         paper="arXiv 2312.06674, 2411.17713",
     ),
     _8B,
-    _8B._replace(name="llama-guard-3"),
+    _8B._replace(name=ALIAS),
     Version(
         name="llama-guard-4-12b",
         model="hf/meta-llama/Llama-Guard-4-12B@87acb4b94e930c3d679e6e7ee9d57e2feab9ea71",
@@ -184,6 +186,7 @@ class LlamaGuard:
             model=version.model,
             asked=("raw", "chat"),
             choices=True,
+            alias_of=_8B.name if version.name == ALIAS else "",
         )
 
     def configured(self, options: Mapping[str, str]) -> LlamaGuard:

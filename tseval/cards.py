@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from .errors import ConfigError
 
-Kind = Literal["harmful", "benign", "mixed"]
+Kind = Literal["harmful", "benign", "mixed", "reasoning"]
 PromptClass = Literal["harmful", "benign"]
 Name = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$")]
 SuiteName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$")]
@@ -42,6 +42,10 @@ class Columns(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         label: Column that says whether a row is harmful (see ``BenchmarkCard.labels``), or ''.
         cluster: Column whose equal values mark variants of one prompt, or ''.
         tags: Further columns that reports may show; missing ones are no error.
+        answer: Column of the right answer, or ''. Of a choice it holds the text, the letter, or
+            the number counted from 0; for instructions, the column of the instructions' names.
+        choices: Columns of the possible answers: one that holds a list, or one for each.
+        details: Columns that the checker is given with the answer, as one JSON object.
     """
 
     prompt: Text = "prompt"
@@ -52,10 +56,14 @@ class Columns(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     label: str = ""
     cluster: str = ""
     tags: tuple[str, ...] = ()
+    answer: str = ""
+    choices: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
     def required(self) -> tuple[str, ...]:
         """Return the columns that a file must have for this mapping to fit it."""
-        return tuple(c for c in (self.prompt, self.id, self.group, self.label, self.cluster) if c)
+        named = (self.prompt, self.id, self.group, self.label, self.cluster, self.answer)
+        return tuple(c for c in (*named, *self.choices, *self.details) if c)
 
 
 class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,13 +109,32 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     columns: Columns = Columns()
 
 
+class AnswerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a question is asked, and its answer checked; for kind 'reasoning'.
+
+    Attributes:
+        checker: Module that checks answers: it has ``VERSION``, ``check`` and ``classes`` (see
+            docs/how-to/add-a-benchmark.md).
+        template: The prompt; holds {question}, and {choices} where there are any.
+        reference_after: The right answer is what follows the last such mark in its column, or ''.
+        shuffle: Whether choices are put in an order that depends on the row alone, so that no
+            letter is right more often than chance has it.
+    """
+
+    checker: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*$")]
+    template: Text = "{question}"
+    reference_after: str = ""
+    shuffle: bool = False
+
+
 class BenchmarkCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a prompt benchmark is.
 
     Attributes:
         name: Registered name; the card's file has the same.
         title: Name as its authors write it.
-        kind: Whether its prompts are harmful, benign, or some of each.
+        kind: Whether its prompts are harmful, benign, some of each, or questions with a right
+            answer ('reasoning').
         summary: One line for ``tseval ls benchmarks``.
         metrics: Metric names; each is computed on the prompts that it is about.
         source: Where the rows come from.
@@ -123,6 +150,7 @@ class BenchmarkCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         licence, paper: Of the data.
         default_judge: Judge unless told otherwise.
         answer_tokens: Most tokens of the answer, behind the trace if there is one.
+        answer: How answers are asked for and checked; for kind 'reasoning'.
         version: Changes whenever the card could change a number.
         note: What a user of the numbers has to know; says what could not be verified.
     """
@@ -144,6 +172,7 @@ class BenchmarkCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     paper: Text
     default_judge: Text = "refusal-rules"
     answer_tokens: Count = 1024
+    answer: AnswerSpec | None = None
     version: Text = "1"
     note: str = ""
 
@@ -294,6 +323,10 @@ def _problems(card: BenchmarkCard) -> Iterator[tuple[str, str]]:
         yield "source.package", "a file inside a package needs both 'package' and 'file'"
     if source.gated and not source.access:
         yield "source.access", "a gated dataset needs the page where access is asked for"
+    if (card.kind == "reasoning") != (card.answer is not None):
+        yield "answer", "needed for kind 'reasoning', and only there"
+    if card.answer is not None:
+        yield from _answer_problems(card, card.answer)
     if (card.kind == "mixed") != bool(card.labels):
         yield "labels", "needed for kind 'mixed', and only there"
     if card.kind == "mixed" and card.suite_average is None:
@@ -312,3 +345,15 @@ def _problems(card: BenchmarkCard) -> Iterator[tuple[str, str]]:
     for index, part in enumerate(source.parts):
         if part.group and part.group not in card.groups:
             yield f"source.parts[{index}].group", f"'{part.group}' is not among 'groups'"
+
+
+def _answer_problems(card: BenchmarkCard, answer: AnswerSpec) -> Iterator[tuple[str, str]]:
+    mappings = card.mappings()
+    if not all(columns.answer for columns in mappings):
+        yield "answer", "every column mapping needs an 'answer' column"
+    if "{question}" not in answer.template:
+        yield "answer.template", "has to hold {question}"
+    if len({bool(columns.choices) for columns in mappings}) > 1:
+        yield "local", "either every column mapping has 'choices', or none has"
+    if bool(mappings[0].choices) != ("{choices}" in answer.template):
+        yield "answer.template", "has to hold {choices} where there are any, and only there"

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from .cards import BenchmarkCard, Columns
 from .errors import ConfigError, DataError
 from .hub import fetch
+from .questions import question_of
 from .tables import RawRow, find_file, kind, read_file, read_jsonl
 from .types import Sample
 
@@ -106,14 +107,15 @@ def content_hash(samples: Iterable[Sample]) -> str:
     SHA-256 over all rows, sorted by (class, group, prompt) in code-point order; of each row
     these three texts, each as UTF-8 behind its length in bytes (8 bytes, big-endian). The class
     is 'harmful', 'benign' or ''; class and group are part of it because they decide which number
-    a row enters. A prompt that is there twice is hashed twice.
+    a row enters. A row with a right answer has that as a fourth text, for the same reason. A
+    prompt that is there twice is hashed twice.
 
     Returns:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for row in sorted((_CLASS[s.harmful], s.group, s.prompt) for s in samples):
-        for text in row:
+    for row in sorted((_CLASS[s.harmful], s.group, s.prompt, s.reference) for s in samples):
+        for text in row[: 4 if row[3] else 3]:
             data = text.encode()
             digest.update(len(data).to_bytes(8, "big"))
             digest.update(data)
@@ -224,16 +226,22 @@ def _sample(card: BenchmarkCard, row: RawRow, columns: Columns) -> Sample:
             hint=f"expected {' or '.join(card.groups)}",
         )
     tags = {name: sys.intern(str(value)) for name, value in _tags(row.fields, columns)}
+    reference = ""
+    if card.answer is not None:
+        prompt, reference = question_of(card.answer, columns, row, prompt)
     return Sample(
         id=_row_id(row, columns.id) if columns.id else _digest(prompt),
         prompt=prompt,
+        reference=reference,
         harmful=_is_harmful(card, row, columns),
         group=sys.intern(group),
         tags=tags,
     )
 
 
-def _is_harmful(card: BenchmarkCard, row: RawRow, columns: Columns) -> bool:
+def _is_harmful(card: BenchmarkCard, row: RawRow, columns: Columns) -> bool | None:
+    if card.kind == "reasoning":
+        return None
     if not card.labels:
         return card.kind == "harmful"
     label = _text(row, columns.label)

@@ -107,7 +107,8 @@ class RequestFailed(BackendError):
     """One request failed after its retries. Recorded as a failure, retried on resume.
 
     Attributes:
-        kind: 'timeout', 'server', 'refused', 'malformed' or 'engine'; counted by this word.
+        kind: 'timeout', 'server', 'refused', 'malformed', 'overlong' or 'engine'; counted by
+            this word.
     """
 
     def __init__(self, message: str, *, kind: str = "engine", hint: str = "") -> None:

@@ -317,7 +317,7 @@ def identify(seat: Seat, models: dict[str, Model], members: list[JudgeIdentity])
         if card.choices:
             capable = model.backend.capabilities.choices
             identity["read"] = "probabilities" if capable else "text"
-    return JudgeIdentity(name=card.name, version=card.version, identity=identity)
+    return JudgeIdentity(name=card.alias_of or card.name, version=card.version, identity=identity)
 
 
 def slim(verdict: Any) -> Any:

@@ -107,33 +107,38 @@ class Memo:
             result: T = await asyncio.shield(task)
             return result
 
-    async def compute(self, key: str, make: Callable[[], Awaitable[Any]]) -> Any:
-        """Answer a computation that needs no model, kind 'check', in plain values.
+    async def compute(
+        self, kind: Kind, key: str, kind_of: type[T], make: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Answer a computation that needs no model.
 
         Args:
+            kind: What is asked for.
             key: Content key of the computation.
+            kind_of: Type of the value.
             make: Does it.
 
         Raises:
             RequestFailed: Journalled as an error, and made again on resume.
         """
-        found = self.find("check", key, object)
+        found = self.find(kind, key, kind_of)
         if found is not None:
             return found
         task = self._under_way.get(key)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._compute(key, make))
+            task = asyncio.get_running_loop().create_task(self._compute(kind, key, make))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._made(key, done))
-        return await asyncio.shield(task)
+        result: T = await asyncio.shield(task)
+        return result
 
-    async def _compute(self, key: str, make: Callable[[], Awaitable[Any]]) -> Any:
+    async def _compute(self, kind: Kind, key: str, make: Callable[[], Awaitable[T]]) -> T:
         try:
             value = await make()
-            self.journal.append("check", key, value)
+            self.journal.append(kind, key, value)
         except RequestFailed as error:
-            raise self.lost("check", key, error) from error.__cause__
-        self.counts["check.made"] += 1
+            raise self.lost(kind, key, error) from error.__cause__
+        self.counts[f"{kind}.made"] += 1
         return value
 
     def lost(self, kind: Kind, key: str, error: TsevalError, *, counted: str = "") -> TsevalError:

@@ -13,6 +13,7 @@ from .hookspecs import Register
 from .judging import Seat
 from .protocol import Protocol
 from .readback import Row
+from .reasoning import ReasoningBenchmark
 from .scoring import Finding, Outcome, lost_outcome, oddities, outcome, scores_of, text_to_judge
 from .session import Session
 from .types import Rollout, Sample, Sampling, Score
@@ -182,7 +183,7 @@ def register_cards(package: str, register: Register) -> None:
             hint="add '*.yaml' and the data files to its package-data",
         )
     for card in cards:
-        register(PromptBenchmark(card))
+        register(ReasoningBenchmark(card) if card.kind == "reasoning" else PromptBenchmark(card))
 
 
 def register_suites(package: str, register: Register) -> None:

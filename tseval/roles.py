@@ -335,6 +335,7 @@ class JudgeCard(Struct, frozen=True, kw_only=True):
             published prompt) or 'chat' (messages, and the model's own chat template); none for a
             judge that runs no model.
         choices: Whether it reads the probabilities of the next token where the backend has them.
+        alias_of: Name of the judge that this is another name of, or ''; its verdicts are the same.
     """
 
     name: str
@@ -348,6 +349,7 @@ class JudgeCard(Struct, frozen=True, kw_only=True):
     model: str = ""
     asked: tuple[Literal["raw", "chat"], ...] = ("chat",)
     choices: bool = False
+    alias_of: str = ""
 
 
 class JudgeCase(Struct, frozen=True, kw_only=True):
@@ -432,7 +434,8 @@ class MetricSpec(Struct, frozen=True, kw_only=True):
     Attributes:
         name: 'asr_nonrefusal', 'asr_harmful', 'orr' ...
         title: Column heading.
-        on: Which prompts it is about: 'harmful' or 'benign'.
+        on: Which prompts it is about: 'harmful', 'benign', or 'question' for those with a right
+            answer.
         label: Which label of the verdict it reads.
         hit: Whether a usable verdict (reason 'ok') counts as a hit.
         model_failure: What an empty or degenerate answer counts as: a hit or not.
@@ -444,8 +447,8 @@ class MetricSpec(Struct, frozen=True, kw_only=True):
 
     name: str
     title: str
-    on: Literal["harmful", "benign"]
-    label: Literal["refusal", "harmful"]
+    on: Literal["harmful", "benign", "question"]
+    label: Literal["refusal", "harmful", "correct"]
     hit: Callable[[Verdict], bool]
     model_failure: bool
     higher_is_better: bool = False

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from .arrays import ArrayStore
     from .plugins import Registry
 
+# An answer that takes longer to check is no answer that a checker can judge.
+CHECK_SECONDS = 60.0
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -349,8 +352,55 @@ class Session:
         """
         key = content_key(["check", function, version, arguments])
         return await self._memo.compute(
-            key, lambda: self._workers.call(function, arguments, seconds=seconds)
+            "check", key, object, lambda: self._workers.call(function, arguments, seconds=seconds)
         )
+
+    async def grade(
+        self,
+        checker: str,
+        identity: JudgeIdentity,
+        reference: str,
+        answer: str,
+        *,
+        fate: str = "",
+    ) -> tuple[str, Verdict]:
+        """Have an answer checked against the right one.
+
+        Args:
+            checker: Module of the checker.
+            identity: What its verdicts depend on.
+            reference: The right answer.
+            answer: The model's.
+            fate: Why the answer is wrong without being looked at ('truncated', 'unclosed'), or
+                ''.
+
+        Returns:
+            The verdict's key and the verdict: ``correct``, in ``raw`` the answer that was found,
+            and in ``details`` whether there was one. A checker that fails gives a verdict with
+            reason 'error', which is not journalled as one: it is tried again on resume.
+        """
+        named = msgspec.to_builtins(identity)
+        key = content_key(["grade", checker, named, reference, answer, fate])
+        if fate:
+            verdict = Verdict(correct=False, details={"fate": fate})
+            self._memo.journal.append("verdict", key, verdict)
+            return key, verdict
+
+        async def make() -> Verdict:
+            found = await self._workers.call(
+                f"{checker}:check", (reference, answer), seconds=CHECK_SECONDS
+            )
+            extracted = found["extracted"]
+            return Verdict(
+                correct=bool(found["correct"]),
+                raw=extracted or "",
+                details={"extracted": "no" if extracted is None else "yes"},
+            )
+
+        try:
+            return key, await self._memo.compute("verdict", key, Verdict, make)
+        except RequestFailed as error:
+            return key, Verdict(reason="error", raw=error.message)
 
     def note_row(self, row: Row) -> None:
         """Journal how a sample's rollout and verdicts belong together."""

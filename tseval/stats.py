@@ -11,8 +11,9 @@ where it is used, and of it only ``scipy.special`` (0.3 s; scipy.stats takes 1 s
 Letters: n trials, s successes, z a quantile; a prompt i has k_i rollouts, s_i of them successes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from math import sqrt
+from math import comb, sqrt
 from operator import index
 
 import numpy as np
@@ -178,6 +179,47 @@ def clustered_mean(totals: ArrayLike, rollouts: ArrayLike, level: float = 0.95) 
         low, high = _score_limits(rate, size, t)
         low, high, method = min(low, 1 - none), max(high, none), "wilson on effective n"
     return Estimate(value=rate, low=low, high=high, level=level, method=method)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that at least one of k draws without replacement is right.
+
+    Args:
+        n: Rollouts of a prompt.
+        correct: Those that are right.
+        k: Number of draws, at most n.
+
+    Raises:
+        StatisticsError: If k > n: what was not drawn cannot be estimated without bias.
+
+    Source: Chen et al. (2021), arXiv 2107.03374, equation 1.
+    """
+    n, correct, k = index(n), index(correct), index(k)
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise StatisticsError(
+            f"pass@k needs 1 <= k <= n and 0 <= correct <= n, got k = {k}, n = {n}, {correct} right"
+        )
+    return 1.0 - comb(n - correct, k) / comb(n, k)
+
+
+def majority(classes: Sequence[int], correct: Sequence[bool]) -> float:
+    """Chance that the most frequent answer of a prompt is right, ties broken by lot.
+
+    Args:
+        classes: int [rollouts], answers with one number are the same answer; -1 is no answer,
+            which has no vote.
+        correct: bool [rollouts].
+
+    Returns:
+        A value in [0, 1]; 0 where no rollout has an answer.
+    """
+    votes = Counter(each for each in classes if each >= 0)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    tied = [each for each, count in votes.items() if count == most]
+    right = {each for each, hit in zip(classes, correct, strict=True) if hit}
+    return sum(each in right for each in tied) / len(tied)
 
 
 def bounds(successes: float, n: int, excluded: int) -> tuple[float, float]:

@@ -33,10 +33,12 @@ class Sample(Struct, frozen=True, kw_only=True):
         harmful: True for a harmful prompt, False for a benign one, None where neither applies.
         group: The part of the benchmark that is also reported apart ('contextual'), or ''.
         tags: Further columns of the row that reports may show.
+        reference: The right answer, where there is one.
     """
 
     id: str
     prompt: str
+    reference: str = ""
     harmful: bool | None = None
     group: str = ""
     tags: dict[str, str] = {}

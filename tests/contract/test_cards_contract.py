@@ -34,10 +34,22 @@ ROWS = {
     "falsereject": 1187,
     "quick_harmful": 24,
     "quick_benign": 24,
+    "gsm8k": 1319,
+    "math500": 500,
+    "aime24": 30,
+    "gpqa_diamond": 198,
+    "mmlu_pro": 12032,
+    "ifeval": 541,
 }
+REASONING = {"gsm8k", "math500", "aime24", "gpqa_diamond", "mmlu_pro", "ifeval"}
 SUITES = {
     "quick": {"quick_harmful", "quick_benign"},
     "thinksafe": {"harmbench_thinksafe", "strongreject", "wildjailbreak", "xstest"},
+    "reasoning": REASONING,
+    "thinksafe-full": {
+        *("harmbench_thinksafe", "strongreject", "wildjailbreak", "xstest"),
+        *REASONING,
+    },
     "over-refusal": {"xstest", "or_bench", "coconot", "falsereject"},
     "safety": {
         *("harmbench", "strongreject", "wildjailbreak", "advbench", "sorrybench"),
@@ -61,6 +73,7 @@ def test_a_card_measures_what_its_kind_of_prompt_can_show(card: BenchmarkCard) -
         "harmful": {"asr_nonrefusal", "asr_harmful"},
         "benign": {"orr"},
         "mixed": {"orr", "asr_nonrefusal", "asr_harmful"},
+        "reasoning": {"pass_at_1"},
     }
     assert set(card.metrics) == wanted[card.kind]
 
@@ -72,7 +85,7 @@ def test_a_card_says_where_its_rows_are_published(card: BenchmarkCard) -> None:
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", source.hub)
         assert all(part.split for part in source.parts)
         assert re.fullmatch(r"[0-9a-f]{40}|", source.revision)
-        assert source.revision or "commit is not pinned" in card.note
+        assert source.revision or "commit is not pinned" in " ".join(card.note.split())
     if source.gated:
         assert source.access == f"https://huggingface.co/datasets/{source.hub}"
     assert re.match(r"arXiv:\d{4}\.\d{5}$|none, ", card.paper)
@@ -136,7 +149,7 @@ def test_the_quick_prompts_are_twins_in_the_same_category() -> None:
     assert len(set(keys)) == 48
 
 
-@pytest.mark.parametrize("folder", ["", "safety", "over_refusal", "quick"])
+@pytest.mark.parametrize("folder", ["", "safety", "over_refusal", "quick", "reasoning"])
 def test_a_catalogue_folder_refuses_to_be_imported_under_its_bare_name(
     root: Path, folder: str
 ) -> None:

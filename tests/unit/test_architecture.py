@@ -11,9 +11,9 @@ import pytest
 ORDER = (
     *("errors", "workers", "types", "hookspecs", "formats", "thinking", "roles"),
     *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics"),
-    *("protocol", "spec", "panels", "cards", "tables", "hub", "data", "rollouts"),
+    *("protocol", "spec", "panels", "cards", "tables", "hub", "questions", "data", "rollouts"),
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
-    *("asking", "judging", "session", "scoring", "prompt_benchmark"),
+    *("asking", "judging", "session", "scoring", "reasoning", "prompt_benchmark"),
     *("runfolder", "loading", "legs", "runner", "rejudge"),
     *("labelfile", "calibration", "labelling", "sheets", "validation", "judgements", "correction"),
     *("agreement",),

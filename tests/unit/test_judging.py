@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from tests.support.panel_judges import EVERYTHING, Asks, Guard, Plain, measure, registry_with
 from tests.support.sessions import SPEC, finish, model, session_on
+from tseval.asking import way_of
 from tseval.cli import app as app_module
 from tseval.cli import run as run_module
 from tseval.errors import CapabilityMissing, ConfigError, RequestFailed, UnknownName
-from tseval.asking import way_of
 from tseval.judging import JudgeSpec, Seat, identify, parse_judge, seat_judges
 from tseval.panels import Panel, VoteRule
 from tseval.protocol import JudgeIdentity

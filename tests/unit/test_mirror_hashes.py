@@ -24,7 +24,8 @@ def test_a_mirror_file_has_the_rows_and_the_hash_of_its_card(mirror: Path, name:
 
 
 def test_each_prompt_file_of_the_mirror_has_a_card_with_a_hash(mirror: Path) -> None:
-    assert sorted(path.stem for path in (mirror / "prompts").iterdir()) == SEEN
+    folders = (mirror / "prompts", mirror / "reasoning")
+    assert sorted(path.stem for folder in folders for path in folder.iterdir()) == SEEN
 
 
 def test_harmbench_rows_in_the_hubs_form_hash_like_the_mirror(mirror: Path, tmp_path: Path) -> None:

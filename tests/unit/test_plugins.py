@@ -350,7 +350,7 @@ class Whole:
                 judge=None,
             ),
             "judge 'mine' lacks card.labels, card.sees, card.licence, card.paper, card.model,"
-            " card.asked, card.choices",
+            " card.asked, card.choices, card.alias_of",
         ),
         ("benchmarks", Whole, "a benchmark is an object, got the class Whole"),
         ("benchmarks", SimpleNamespace(card=benchmark().card), "benchmark 'mine' lacks run"),

@@ -63,7 +63,7 @@ def _line(score: Score) -> Line:
     prompts = f"{score.n}" if score.n == score.n_prompts else f"{score.n} ({score.n_prompts} p.)"
     return Line(
         benchmark=f"{name} *" if score.partial else name,
-        metric=f"{_NAMES.get(score.metric, score.metric)} {better}",
+        metric=f"{_title(score.metric)} {better}",
         rate="-" if estimate is None else f"{100 * estimate.value:.1f}%",
         interval=score.undefined
         if estimate is None
@@ -74,6 +74,11 @@ def _line(score: Score) -> Line:
         judge=score.judge,
         protocol=score.fingerprint,
     )
+
+
+def _title(metric: str) -> str:
+    """Say what a column heading calls a metric: 'pass_at_4' is pass@4."""
+    return _NAMES.get(metric) or metric.replace("_at_", "@")
 
 
 def _counts(counts: dict[str, int]) -> str:
