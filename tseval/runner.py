@@ -167,7 +167,9 @@ def _kept(scorecard: Scorecard, folder: RunFolder, session: Session) -> Scorecar
     order = session.spec.benchmarks
     scores = [s for s in scorecard.scores if s.group != "average"]
     average = [s for s in scorecard.scores if s.group == "average"]
-    protocols = {s.fingerprint: old.protocols[s.fingerprint] for s in kept}
+    # A benchmark of somebody else's may declare none.
+    theirs = {s.fingerprint for s in kept} & set(old.protocols)
+    protocols = {p: old.protocols[p] for p in theirs}
     return msgspec.structs.replace(
         scorecard,
         scores=[*sorted([*scores, *kept], key=lambda s: order.index(s.benchmark)), *average],

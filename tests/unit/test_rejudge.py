@@ -18,13 +18,15 @@ from tseval.hookspecs import hookimpl
 from tseval.plugins import Registry, load_registry
 from tseval.prompt_benchmark import PromptBenchmark
 from tseval.rejudge import rejudge
-from tseval.roles import CompletionRequest, JudgeCase, JudgeModel, ModelSpec
+from tseval.roles import CompletionRequest, JudgeCard, JudgeCase, JudgeModel, ModelSpec
 from tseval.runfolder import RunFolder, Scorecard
 from tseval.runner import Outcome, run
 from tseval.scripts import TAGS_VIEW, Call, Script, mixed
+from tseval.session import Session
 from tseval.spec import RunSpec
+from tseval.stats import wilson
 from tseval.testing import ScriptedBackend
-from tseval.types import Rollout, Thinking, Verdict
+from tseval.types import Sampling, Score, Thinking, Verdict
 
 TOYS = ("toy_harmful", "toy_benign")
 COLUMNS = Columns(id="id", group="part")
@@ -68,8 +70,6 @@ class Reads:
     """Says harmful or not by a word of the text; some texts it can't read."""
 
     def __init__(self, name: str = "reads", version: str = "1") -> None:
-        from tseval.roles import JudgeCard
-
         self.card = JudgeCard(name=name, version=version, labels=("refusal", "harmful"))
         self.seen: list[str] = []
 
@@ -228,11 +228,13 @@ def test_traces_that_never_closed_are_judged_again_by_the_rule_of_the_run(
     if rule in ("force", "exclude", "judge-trace"):
         shares = [s.forced_close_share if rule == "force" else s.unclosed_share for s in scores]
         assert any(shares), "no trace of the script stayed open"
-    traces = [Rollout(**{"key": "", "trace": data["trace"]}).trace for _, _, data in
-              world.records("again", "generation") if data.get("answer") is None]  # fmt: skip
-    if rule != "judge-trace" and text == "answer":
-        judge = next(j for j in world.plugin.judges if j.card.name == "strict")
-        assert not {case.text for case in judge.cases} & set(filter(None, traces))
+    # No judge was ever shown an open trace as if it were an answer, unless the rule says so.
+    made = [data for _, _, data in world.records("again", "generation")]
+    traces = {each["trace"] for each in made if each.get("answer") is None}
+    judge = next(judge for judge in world.plugin.judges if judge.card.name == "strict")
+    if text == "answer":
+        shown = {case.text for case in judge.cases} & traces
+        assert bool(shown) is (rule == "judge-trace")
 
 
 def test_rollouts_that_failed_stay_in_the_counts_of_the_new_judge(tmp_path: Path) -> None:
@@ -262,10 +264,11 @@ def test_a_rollout_that_failed_and_came_later_is_judged_as_what_came(tmp_path: P
 
 def test_prompts_that_leave_no_room_are_counted_again(tmp_path: Path) -> None:
     world = World(tmp_path, Reads(), context_length=22 + 256, view=TAGS_VIEW, script=unclosed)
-    how: dict[str, Any] = {"thinking": Thinking(budget=256), "answer_tokens_fixed": True}
-    from tseval.types import Sampling
-
-    how["sampling"] = Sampling(answer_tokens=64)
+    how: dict[str, Any] = {
+        "thinking": Thinking(budget=256),
+        "answer_tokens_fixed": True,
+        "sampling": Sampling(answer_tokens=64),
+    }
     world.run("all", ("refusal-rules", "reads"), **how)
     world.run("again", ("refusal-rules",), **how)
     world.judge("again", "reads")
@@ -534,3 +537,73 @@ def test_scores_of_an_earlier_leg_are_kept_where_a_benchmark_fails_later(tmp_pat
     world.run("run", ("refusal-rules",))
     world.run("all", ("refusal-rules", "reads"))
     assert world.bytes("run") == world.bytes("all")
+
+
+class Coded:
+    """A benchmark in code, without a protocol; it fails when told to."""
+
+    def __init__(self) -> None:
+        self.card = card("coded", "benign", "orr")
+        self.fails = False
+
+    async def run(self, session: Session) -> list[Score]:
+        if self.fails:
+            raise RuntimeError("no such table")
+        rollout = await session.generate("how?")
+        assert rollout.answer
+        return [Score(benchmark="coded", metric="hops", estimate=wilson(1, 2), n=2, bounds=(0, 1))]
+
+
+def test_a_benchmark_in_code_keeps_its_scores_through_judging_and_through_a_failure(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, Reads(), fail=failing)
+    coded = Coded()
+
+    class Also:
+        @hookimpl
+        def register_benchmarks(self, register: Any) -> None:
+            register(coded)
+
+    world.registry = load_registry(extra=[world.plugin, Also()])
+    how: dict[str, Any] = {"benchmarks": ("toy_harmful", "coded", "toy_benign"), "suites": ()}
+    world.run("run", ("refusal-rules",), **how)
+    world.judge("run", "reads")
+    scores = world.card("run").scores
+    assert [s.benchmark for s in scores if not s.group] == [
+        *["toy_harmful"] * 5,  # two readings under two judges, and one that only one of them says
+        "coded",
+        *["toy_benign"] * 2,
+    ]
+    coded.fails = True
+    spec = world.spec(judges=("refusal-rules",), **how)
+    work = run(spec, world.registry, Quiet(), out=tmp_path / "run", backend=world.target)
+    assert finish(work, 60).exit_code == 1
+    again = world.card("run")
+    assert again.failed == {"coded": "RuntimeError: no such table"}
+    assert [s for s in again.scores if s.benchmark == "coded"] == [
+        s for s in scores if s.benchmark == "coded"
+    ]
+    assert [s.benchmark for s in again.scores] == [s.benchmark for s in scores]
+
+
+def test_judges_that_share_a_device_take_turns_and_give_the_same(tmp_path: Path) -> None:
+    judges = ("first", "panel(first,second; vote=soft)", "third")
+    scores = []
+    for device in ("cpu", "cuda:0"):
+        world = World(tmp_path / device, Asks("first"), Asks("second"), Asks("third"))
+        world.plugin.made |= {
+            name: Guard(name=name, devices=(device,), max_outstanding=3)
+            for name in ("first", "second", "third")
+        }
+        world.run("run", ("refusal-rules",), rollouts=4)
+        world.judge("run", *judges)
+        scores.append(world.bytes("run"))
+        # Thrown away while a model was absent, a rollout is judged from its start again; but no
+        # model is asked the same thing twice.
+        asked = [guard.calls for guard in world.plugin.made.values()]
+        replies = len(world.records("run", "generation")) - world.target.calls
+        assert sum(asked) == replies
+        legs = RunFolder.load(tmp_path / device / "run").manifest.legs
+        assert (legs[-1].swaps > 0) is (device != "cpu")
+    assert scores[0] == scores[1]
