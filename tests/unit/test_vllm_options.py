@@ -275,3 +275,28 @@ def test_an_engine_that_does_not_start_says_why_in_a_line(
     assert made.message.startswith("vLLM cannot load 'toy': ")
     assert said in made.message
     assert hint in made.hint
+
+
+def test_files_of_the_hub_are_pinned_and_cached_ones_named_by_their_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[Any, ...]] = []
+
+    def download(name: str, **arguments: Any) -> str:
+        asked.append((name, arguments))
+        return "/cache/org/name"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    online = Source(place="org/name", commit="c0ffee")
+    assert loading._files(online) == {
+        "model": "org/name",
+        "revision": "c0ffee",
+        "code_revision": "c0ffee",
+    }
+    assert loading._files(Source(place="/folder"))["revision"] is None
+    assert asked == []
+    cached = Source(place="org/name", commit="c0ffee", cached=True)
+    assert loading._files(cached) == {"model": "/cache/org/name"}
+    assert asked == [("org/name", {"revision": "c0ffee", "local_files_only": True})]

@@ -233,9 +233,7 @@ def _arguments(
     """What tseval asks of the engine unless the user says otherwise."""
     source = named.base
     found: dict[str, Any] = {
-        "model": source.place,
-        "revision": source.commit or None,
-        "code_revision": source.commit or None,
+        **_files(source),
         # tseval renders, encodes and decodes itself, as with every other backend.
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
@@ -259,6 +257,22 @@ def _arguments(
     if named.adapter is not None:
         found |= _lora_arguments(named.adapter, text, config)
     return found
+
+
+def _files(source: Source) -> dict[str, Any]:
+    """Where the engine finds the base."""
+    if source.cached:
+        # By its folder: by its name the engine would ask the hub, which cannot be reached.
+        return {"model": _snapshot(source)}
+    commit = source.commit or None
+    return {"model": source.place, "revision": commit, "code_revision": commit}
+
+
+def _snapshot(source: Source) -> str:
+    """Give the folder of a repository's files, fetched where they may be."""
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(source.place, **source.arguments))
 
 
 def _context(config: Any) -> int:
@@ -303,11 +317,7 @@ def _lora_request(named: Named) -> Any:
 
     adapter = named.adapter
     assert adapter is not None
-    folder = adapter.place
-    if adapter.folder is None:
-        from huggingface_hub import snapshot_download
-
-        folder = snapshot_download(adapter.place, **adapter.arguments)
+    folder = adapter.place if adapter.folder is not None else _snapshot(adapter)
     return LoRARequest(lora_name=named.name, lora_int_id=1, lora_path=folder)
 
 
