@@ -29,7 +29,7 @@ from tseval.testing import ScriptedBackend
 from tseval.types import Sampling, Score, Thinking, Verdict
 
 TOYS = ("toy_harmful", "toy_benign")
-COLUMNS = Columns(id="id", group="part")
+COLUMNS = Columns(id="id", group="part", cluster="family", tags=("note",))
 
 
 def card(name: str, kind: Any, *metrics: str, **more: Any) -> BenchmarkCard:
@@ -51,6 +51,22 @@ def card(name: str, kind: Any, *metrics: str, **more: Any) -> BenchmarkCard:
     return BenchmarkCard(**(fields | more))
 
 
+def mixed_card() -> BenchmarkCard:
+    """Like XSTest: harmful prompts stand beside benign ones, which no average may hold."""
+    columns = msgspec.structs.replace(COLUMNS, label="kind")
+    return card(
+        "toy_other",
+        "mixed",
+        "asr_harmful",
+        "asr_nonrefusal",
+        "orr",
+        source=Source(hub="nobody/nothing", columns=columns),
+        local=(columns,),
+        labels={"h": "harmful", "b": "benign"},
+        suite_average=("harmful",),
+    )
+
+
 class Toys(Guards):
     """Judges, a backend for their models, and a suite of two benchmarks with groups."""
 
@@ -58,7 +74,7 @@ class Toys(Guards):
     def register_benchmarks(self, register: Any) -> None:
         register(PromptBenchmark(card("toy_harmful", "harmful", "asr_nonrefusal", "asr_harmful")))
         register(PromptBenchmark(card("toy_benign", "benign", "orr")))
-        register(PromptBenchmark(card("toy_other", "harmful", "asr_harmful", "asr_nonrefusal")))
+        register(PromptBenchmark(mixed_card()))
 
     @hookimpl
     def register_suites(self, register: Any) -> None:
@@ -85,7 +101,15 @@ class Reads:
 def write_data(folder: Path) -> Path:
     for name in (*TOYS, "toy_other"):
         rows = [
-            {"id": str(n), "prompt": f"{name} {n % 10}?", "part": ("plain", "twisted")[n % 2]}
+            {
+                "id": str(n),
+                "prompt": f"{name} {n % 10}?",
+                "part": ("plain", "twisted")[n % 2],
+                # Variants of one prompt, and prompts that are the same text.
+                "family": f"{name} {n // 4}",
+                "kind": "hb"[n % 3 == 0],
+                "note": "x|y",
+            }
             for n in range(12)
         ]
         folder.mkdir(parents=True, exist_ok=True)
@@ -323,8 +347,8 @@ def test_what_a_judge_failed_on_is_tried_again_and_nothing_else(tmp_path: Path) 
     outcome = world.judge("run", "strict")
     assert outcome.exit_code == 5
     assert outcome.lost_share > 0.05
-    lost = [s.excluded for s in world.card("run").scores if s.judge == "strict" and not s.group]
-    assert all(excluded["error"] > 0 for excluded in lost)
+    mine = [s for s in world.card("run").scores if s.judge == "strict" and s.benchmark in TOYS]
+    assert all(s.excluded["error"] > 0 for s in mine if not s.group)
     judged = len(world.records("run", "verdict"))
     guard._fail = None
     assert world.judge("run", "strict").exit_code == 0
@@ -524,9 +548,8 @@ def test_scores_of_an_earlier_leg_are_kept_where_a_benchmark_fails_later(tmp_pat
     assert kept == [s for s in old.scores if s.benchmark == "toy_other"]
     assert {s.judge for s in kept} == {"refusal-rules", "reads"}
     assert all(s.fingerprint in new.protocols for s in new.scores if s.group != "average")
-    assert [s.benchmark for s in new.scores if not s.group][-len(kept) // 3 :] == ["toy_other"] * (
-        len(kept) // 3
-    )
+    order = [s.benchmark for s in new.scores if s.group != "average"]
+    assert order == sorted(order, key=spec.benchmarks.index)
     # The other two are of this leg, and no average mixes the legs.
     assert not any(s.excluded.get("error") for s in new.scores if s.benchmark in TOYS)
     assert not any(s.group == "average" and s.metric != "orr" for s in new.scores)
