@@ -123,6 +123,16 @@ def test_divided_rollouts_are_shown_with_every_vote_and_both_texts() -> None:
     assert section.rows[1][5] == ""
 
 
+def test_where_there_is_nothing_to_compare_that_is_said() -> None:
+    page = agreements_page(found())
+    assert page.sections == []
+    assert page.notes[1:] == ["no two of the judges say the same kind of label"]
+    page = disagreements_page([])
+    assert page.notes == ["none: where two judges or more gave a verdict, they agree"]
+    assert "none: where" in in_terminal(page)
+    assert "none: where" in markdown_page(page)
+
+
 HOSTILE = (
     "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202egnp.exe | a | b |\n\n# head\r\n"
     "<script>alert(1)</script> [x](javascript:y) `code` *bold* ${jndi} \x00"

@@ -31,6 +31,8 @@ def agreements_page(found: "Agreements") -> Page:
         f"all benchmarks pooled: {found.rollouts} rollouts, clustered by prompt; kappa is Cohen's,"
         " alpha Krippendorff's (nominal); 1 is full agreement, 0 is what chance gives",
     ]
+    if not found.pairs:
+        notes.append("no two of the judges say the same kind of label")
     notes += [
         f"{pair.first} and {pair.second}: {pair.undefined}"
         for pair in found.pairs
@@ -54,7 +56,8 @@ def disagreements_page(found: "Sequence[Disagreement]") -> Page:
         answer = (rollout.answer or "") if rollout is not None else ""
         texts = _excerpt(row.prompt), _excerpt(answer)
         rows.append((each.label, row.benchmark, sample, said, *texts))
-    return Page("Rollouts that divide the judges most", [Section("", headings, rows)], [])
+    notes = [] if rows else ["none: where two judges or more gave a verdict, they agree"]
+    return Page("Rollouts that divide the judges most", [Section("", headings, rows)], notes)
 
 
 def _pair(pair: "PairAgreement") -> Sequence[str]:
