@@ -56,13 +56,17 @@ class Work:
 
 
 @contextlib.asynccontextmanager
-async def open_leg(folder: RunFolder, registry: Registry, display: Display) -> AsyncIterator[Work]:
+async def open_leg(
+    folder: RunFolder, registry: Registry, display: Display, *, generates: bool = True
+) -> AsyncIterator[Work]:
     """Begin a leg of a run, and end it properly however it ends.
 
     Args:
         folder: The run.
         registry: Everything that is registered.
         display: Shows progress.
+        generates: Whether the model under test is asked. Otherwise the manifest keeps the versions
+            that the rollouts were made with, and the leg has its own.
 
     Raises:
         JournalError: Another process works on the run, or its folder cannot be written.
@@ -71,8 +75,12 @@ async def open_leg(folder: RunFolder, registry: Registry, display: Display) -> A
     work = Work(folder, journal, Models(registry, display.phase))
     manifest, leg, started = folder.manifest, work.leg, time.monotonic()
     manifest.legs.append(leg)
-    manifest.versions = versions()
-    manifest.plugins = [f"{o.plugin} ({o.distribution} {o.version})" for o in registry.origins()]
+    loaded = [f"{o.plugin} ({o.distribution} {o.version})" for o in registry.origins()]
+    if generates:
+        manifest.versions, manifest.plugins = versions(), loaded
+    else:
+        leg.execution = versions()
+        manifest.plugins = list(dict.fromkeys([*manifest.plugins, *loaded]))
     try:
         folder.save()
         yield work

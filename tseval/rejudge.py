@@ -66,7 +66,7 @@ async def rejudge(
     for suite in spec.suites:
         registry.suites[suite]
     seats = _seats(folder, judges, registry, options or {})
-    async with open_leg(folder, registry, display) as work:
+    async with open_leg(folder, registry, display, generates=False) as work:
         await work.models.start_judges(seats)
         session = work.session = Session(
             spec=spec,

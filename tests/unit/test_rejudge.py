@@ -13,6 +13,7 @@ import pytest
 from tests.support.panel_judges import Asks, Guard, Guards, Plain, Quiet
 from tests.support.sessions import finish
 from tseval.cards import BenchmarkCard, Columns, Source, Suite
+from tseval.cli.output import remarks_of
 from tseval.errors import BackendError, BackendUnavailable, ConfigError, RequestFailed, UnknownName
 from tseval.hookspecs import hookimpl
 from tseval.plugins import Registry, load_registry
@@ -472,6 +473,26 @@ def test_a_judge_whose_model_cannot_be_started_spoils_nothing(tmp_path: Path) ->
     assert (manifest.status, manifest.judges, manifest.judge_options) == ("incomplete", [], {})
     world.target._fail = None
     assert world.run("run", ("refusal-rules",)).exit_code == 0
+
+
+def test_the_versions_that_made_the_rollouts_stay_beside_those_that_judged(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, Reads())
+    world.run("run", ("refusal-rules",))
+    folder = RunFolder.load(tmp_path / "run")
+    folder.manifest.versions = {"torch": "1.0"}
+    folder.manifest.plugins = ["old (old 1)"]
+    folder.save()
+    world.judge("run", "reads")
+    manifest = RunFolder.load(tmp_path / "run").manifest
+    assert manifest.versions == {"torch": "1.0"}
+    assert manifest.plugins[0] == "old (old 1)"
+    first, second = manifest.legs
+    assert first.execution == {"engine": "scripted"}
+    assert second.execution["tseval"]
+    # What a run ran on is said of the model under test.
+    assert remarks_of(manifest)[-1] == "run on scripted"
 
 
 # -- what is refused
