@@ -110,6 +110,12 @@ class Session:
         return self._identities[judge]
 
     @property
+    def tokens_under_way(self) -> int:
+        """New tokens of unanswered requests, of the model under test or else of the judges'."""
+        wanted = [self._models[name] for name in ("target",) if name in self._models]
+        return sum(m.backend.tokens_under_way for m in wanted or self._models.values())
+
+    @property
     def journal(self) -> Journal:
         """The run's journal."""
         return self._memo.journal
@@ -387,14 +393,14 @@ class Session:
             return key, verdict
 
         async def make() -> Verdict:
-            found = await self._workers.call(
+            value = await self._workers.call(
                 f"{checker}:check", (reference, answer), seconds=CHECK_SECONDS
             )
-            extracted = found["extracted"]
+            found = _checked(checker, value)
             return Verdict(
-                correct=bool(found["correct"]),
-                raw=extracted or "",
-                details={"extracted": "no" if extracted is None else "yes"},
+                correct=found.correct,
+                raw=found.extracted or "",
+                details={"extracted": "no" if found.extracted is None else "yes"},
             )
 
         try:
@@ -486,6 +492,24 @@ class Session:
             sampling=sampling,
             thinking=thinking,
         )
+
+
+class _Check(msgspec.Struct, frozen=True):
+    """What a checker of answers returns."""
+
+    correct: bool
+    extracted: str | None
+
+
+def _checked(checker: str, value: Any) -> _Check:
+    """Read what a checker returned; what is not as agreed says nothing about the answer."""
+    try:
+        found = msgspec.convert(value, _Check)
+    except msgspec.ValidationError as error:
+        raise RequestFailed(f"{checker}:check: {error}", kind="malformed") from error
+    if found.correct and found.extracted is None:
+        raise RequestFailed(f"{checker}:check: right, without an answer", kind="malformed")
+    return found
 
 
 def _require(model: Model, *capabilities: str) -> Model:

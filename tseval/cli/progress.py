@@ -27,7 +27,7 @@ def display() -> "Iterator[Display]":
 
 def _rate(session: "Session", started: float) -> str:
     seconds = max(time.monotonic() - started, 1e-6)
-    tokens = session.counts["tokens"] + session.target.backend.tokens_under_way
+    tokens = session.counts["tokens"] + session.tokens_under_way
     return f"{tokens / seconds:.0f} tok/s"
 
 
