@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from .roles import Benchmark
     from .types import Rollout, Score
 
 hookspec = pluggy.HookspecMarker("tseval")
@@ -28,6 +29,16 @@ Register = Callable[[Any], None]
 @hookspec
 def register_benchmarks(register: Register) -> None:
     """Call ``register`` with objects of the ``tseval.roles.Benchmark`` role."""
+
+
+@hookspec(firstresult=True)
+def find_benchmark(name: str) -> "Benchmark | None":
+    """Return a benchmark for a name that holds a '/' and that nothing is registered under.
+
+    For families too large to be registered one by one, such as ``lm-eval/NAME``. Cheap for names
+    of others, which get None; the first plugin that returns a benchmark provides it. A name of
+    the family that does not exist raises ``UnknownName``, with the near misses.
+    """
 
 
 @hookspec

@@ -88,13 +88,14 @@ class Journal:
     """Append and look up records. Open it with :meth:`open`; use one per run folder.
 
     Attributes:
+        folder: The journal's folder, inside the run's.
         counts: Records by kind; errors are not among them (see :meth:`errors`).
         repaired: What was wrong: 'torn' lines cut off, 'unreadable' lines skipped, 'repeated'
             records of one key (the first counts).
     """
 
     def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self._folder = folder
+        self.folder = self._folder = folder
         self._segment_bytes = segment_bytes
         self._places: dict[bytes, int] = {}
         self._rows: list[int] = []

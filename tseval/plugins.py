@@ -27,6 +27,7 @@ T = TypeVar("T")
 CATALOGUES = ("tseval.benchmarks", "tseval.judges", "tseval.leaderboards")
 ENGINE_PLUGINS = (
     "tseval.formats",
+    "tseval.lm_eval_tasks",
     "tseval.metrics",
     "tseval.models.demo",
     "tseval.models.hf",
@@ -60,11 +61,17 @@ class Table(Mapping[str, T], Generic[T]):
 
     Args:
         kind: The kind in the singular, for messages.
+        find: Finds objects that are not registered but made by name, such as 'lm-eval/gsm8k';
+            asked for names with a '/' only. They can be looked up, and are not listed.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(
+        self, kind: str, find: "Callable[[str], Registered[T] | None] | None" = None
+    ) -> None:
         self.kind = kind
+        self._find = find
         self._rows: dict[str, Registered[T]] = {}
+        self._found: dict[str, Registered[T]] = {}
 
     def add(self, name: str, value: T, origin: Origin) -> None:
         """Add one object; raise PluginError naming both plugins if the name is taken."""
@@ -79,10 +86,7 @@ class Table(Mapping[str, T], Generic[T]):
         self._rows[name] = Registered(name=name, value=value, origin=origin)
 
     def __getitem__(self, name: str) -> T:
-        try:
-            return self._rows[name].value
-        except KeyError:
-            raise UnknownName(self.kind, name, self._rows) from None
+        return self._row(name).value
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows
@@ -95,8 +99,17 @@ class Table(Mapping[str, T], Generic[T]):
 
     def origin(self, name: str) -> Origin:
         """Return where an object came from; raise UnknownName."""
-        self[name]
-        return self._rows[name].origin
+        return self._row(name).origin
+
+    def _row(self, name: str) -> Registered[T]:
+        row = self._rows.get(name) or self._found.get(name)
+        if row is None and self._find is not None and "/" in name:
+            row = self._find(name)
+            if row is not None:
+                self._found[name] = row
+        if row is None:
+            raise UnknownName(self.kind, name, self._rows)
+        return row
 
 
 def _named(kind: str, *members: str) -> Callable[[Any], str]:
@@ -194,7 +207,7 @@ class Registry:
 
     def _collect(self, kind: str) -> Table[Any]:
         singular, validate = _KINDS[kind]
-        table: Table[Any] = Table(singular)
+        table: Table[Any] = Table(singular, self._find if kind == "benchmarks" else None)
         hook = getattr(self.manager.hook, f"register_{kind}")
         # Later registrations come first in pluggy; reversed, built-ins precede third parties.
         for implementation in hook.get_hookimpls():
@@ -219,6 +232,29 @@ class Registry:
             except Exception as error:
                 raise _broken(origin.plugin, error, f"failed in register_{kind}") from error
         return table
+
+    def _find(self, name: str) -> Registered[Any] | None:
+        """Ask the plugins for a benchmark that is made by name."""
+        _, validate = _KINDS["benchmarks"]
+        # As pluggy's firstresult, but knowing whose the object is.
+        for implementation in reversed(self.manager.hook.find_benchmark.get_hookimpls()):
+            origin = self._origins[implementation.plugin_name]
+            try:
+                value = implementation.function(name)
+                if value is None:
+                    continue
+                validate(value)
+            except TsevalError:
+                raise
+            except TypeError as error:
+                raise PluginError(
+                    f"plugin {origin.plugin!r} found a broken benchmark {name!r}: {error}",
+                    plugin=origin.plugin,
+                ) from error
+            except Exception as error:
+                raise _broken(origin.plugin, error, "failed in find_benchmark") from error
+            return Registered(name=name, value=value, origin=origin)
+        return None
 
 
 def load_registry(

@@ -41,6 +41,8 @@ class RunSpec(Struct, frozen=True, kw_only=True):
         system_prompt: Of the subject; part of its identity.
         intervention: Name of an intervention, or ''.
         data_dirs: Local mirrors. Not part of the hash: contents are, through the protocol.
+        unsafe_code: Whether benchmarks may execute code that the model wrote. Not part of the
+            hash: it decides whether something is measured, never how.
     """
 
     model: ModelSpec
@@ -61,6 +63,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     system_prompt: str = ""
     intervention: str = ""
     data_dirs: tuple[str, ...] = ()
+    unsafe_code: bool = False
 
     @property
     def hash(self) -> str:
@@ -71,7 +74,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     def comparable(self) -> dict[str, object]:
         """Return the fields that the hash covers, as plain values."""
         fields: dict[str, object] = msgspec.to_builtins(self)
-        del fields["data_dirs"], fields["judge_options"]
+        del fields["data_dirs"], fields["judge_options"], fields["unsafe_code"]
         # How a model is executed (dtype, batches, time-outs) may differ between two legs of one
         # run; how its trace is told from its answer may not.
         model = dict(msgspec.to_builtins(self.model))

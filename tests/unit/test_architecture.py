@@ -14,7 +14,7 @@ ORDER = (
     *("protocol", "spec", "panels", "cards", "tables", "hub", "questions", "data", "rollouts"),
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
     *("asking", "judging", "session", "scoring", "reasoning", "prompt_benchmark"),
-    *("runfolder", "loading", "legs", "runner", "rejudge"),
+    *("runfolder", "lm_eval_tasks", "loading", "legs", "runner", "rejudge"),
     *("labelfile", "calibration", "labelling", "sheets", "validation", "judgements", "correction"),
     *("agreement",),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),

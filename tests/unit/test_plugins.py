@@ -235,7 +235,7 @@ def test_a_hook_unlike_any_other_is_answered_with_the_list() -> None:
     module.on_quit = hookimpl(lambda: None)  # type: ignore[attr-defined]
     with pytest.raises(PluginError) as error:
         load_registry(extra=[module])
-    assert error.value.hint.startswith("hooks: register_backends, register_benchmarks, ")
+    assert error.value.hint.startswith("hooks: find_benchmark, register_backends, register_")
 
 
 def test_a_function_that_forgot_its_mark_is_an_error(site: Path) -> None:

@@ -179,7 +179,8 @@ OTHERS: dict[str, Any] = {
 
 
 def test_every_field_of_a_specification_is_tested_here() -> None:
-    assert {*OTHERS, "data_dirs", "judge_options"} == {field.name for field in fields(RunSpec)}
+    apart = {"data_dirs", "judge_options", "unsafe_code"}
+    assert {*OTHERS, *apart} == {field.name for field in fields(RunSpec)}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -206,6 +207,7 @@ def test_how_it_is_executed_and_where_data_lie_do_not() -> None:
         SPEC,
         data_dirs=("/elsewhere",),
         judge_options={"dtype": "float32"},
+        unsafe_code=True,
         model=replace(SPEC.model, options={"dtype": "float32", "batch": "8"}),
     )
     assert elsewhere.hash == SPEC.hash

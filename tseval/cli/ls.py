@@ -37,6 +37,8 @@ def command(
             return
         headings = list(records[0]) if records else ["(none)"]
         print_rows(headings, ([str(record[h]) for h in headings] for record in records))
+        if kind == "benchmarks":
+            typer.echo("\nand each task of lm-eval: lm-eval/NAME, e.g. lm-eval/gsm8k", err=True)
 
 
 def _records(kind: str, plugins: "Registry") -> list[dict[str, Any]]:

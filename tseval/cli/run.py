@@ -53,6 +53,12 @@ def command(
     model_option: list[str] = option(
         "-M", "--model-option", panel=_WHAT, default=[], help="Backend option key=value; repeat."
     ),
+    confirm_run_unsafe_code: bool = option(
+        "--confirm-run-unsafe-code",
+        panel=_WHAT,
+        default=False,
+        help="Let lm-eval tasks execute code that the model wrote; use a sandbox.",
+    ),
     protocol: str = option(
         "--protocol", "-p", panel=_HOW, default="default", help="default, thinksafe or ri2026."
     ),
@@ -166,6 +172,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
         intervention=given["intervention"],
         data_dirs=tuple(words(given["data_dir"])),
         judge_options=judge_options,
+        unsafe_code=given["confirm_run_unsafe_code"],
         **values,
     )
     if spec.rollouts > 1 and spec.decoding == "fixed" and spec.sampling.temperature == 0:

@@ -1,0 +1,276 @@
+"""What lm-eval's scorer returned, as scores: a value, an interval, a denominator, a protocol."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from msgspec import Struct, structs
+
+from tseval.protocol import Protocol, fingerprint
+from tseval.scoring import Outcome
+from tseval.session import Session
+from tseval.types import Estimate, Sampling, Score, Thinking
+
+from .decoding import sampling_of
+from .records import GroupValue, Scored, Series, TaskPlan
+
+_LEVEL = 0.95
+# How far lm-eval's aggregate and ours may differ before they are different things.
+_SAME = 1e-6
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """What is known of a task beside its values.
+
+    Attributes:
+        plan: The task.
+        clusters: Cluster of each document.
+        outcomes: One a rollout, of the documents that were answered.
+        excluded: Documents that were not, by reason.
+    """
+
+    plan: TaskPlan
+    clusters: dict[int, str]
+    outcomes: list[Outcome]
+    excluded: dict[str, int]
+
+
+def scores_of(
+    name: str, session: Session, measured: list[Measured], scored: Scored, own: str
+) -> list[Score]:
+    """Make the scores: of groups first, then of each task, in lm-eval's order.
+
+    Args:
+        name: The benchmark.
+        session: Where protocols are declared, and remarks kept.
+        measured: The tasks.
+        scored: What the scorer said.
+        own: Version of the user's own task file, or ''.
+    """
+    tasks = {each.plan.name: each for each in measured}
+    whole = len(tasks) == 1 and not scored.groups
+    parts: dict[tuple[str, str, str], Score] = {}
+    for series in scored.series:
+        score = _score(name, session, tasks[series.task], series, own, whole=whole)
+        if score is not None:
+            parts[series.task, series.metric, series.filter] = score
+    groups = [
+        score
+        for value in scored.groups
+        if (score := _group_score(name, session, tasks, parts, value)) is not None
+    ]
+    return [*groups, *parts.values()]
+
+
+def _score(
+    name: str, session: Session, task: Measured, series: Series, own: str, *, whole: bool
+) -> Score | None:
+    if series.value is None or not 0 <= series.value <= 1:
+        session.warn(
+            f"{name}: {_label(series)} of {series.task} is {series.value}, which is no share and"
+            " has no row; tseval export --format lm-eval writes it"
+        )
+        return None
+    group = "" if whole else series.task
+    protocol = _protocol(name, session, task.plan, own)
+    protocol = structs.replace(protocol, metric=_label(series), group=group)
+    count = sum(len(v) if isinstance(v, tuple) else 1 for v in series.values)
+    shares = _shares(task.outcomes)
+    return Score(
+        benchmark=name,
+        group=group,
+        metric=_label(series),
+        estimate=_estimate(series, task.clusters),
+        n=count,
+        n_prompts=len(series.docs),
+        excluded=task.excluded,
+        bounds=_bounds(series, task.excluded),
+        outcomes=_outcomes(series),
+        fingerprint=session.declare(protocol),
+        partial=len(task.plan.docs) < task.plan.n_total,
+        higher_is_better=series.higher_is_better,
+        forced_close_share=shares[0],
+        truncated_share=shares[1],
+        unclosed_share=shares[2],
+    )
+
+
+def _label(series: Series | GroupValue) -> str:
+    return series.metric if series.filter == "none" else f"{series.metric},{series.filter}"
+
+
+def _protocol(name: str, session: Session, task: TaskPlan, own: str) -> Protocol:
+    """Say how a task's numbers are made, but for metric and group."""
+    run = session.spec
+    generated = task.kind == "generate_until"
+    partial = len(task.docs) < task.n_total
+    sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, answer_tokens=0)
+    if generated:
+        sampling = sampling_of(task.kwargs[0] if task.kwargs else {}, run, session.sampling)
+    told = f"{task.version}; lm-eval {version('lm-eval')}; filters {', '.join(task.filters)}"
+    repeats = max((ask.repeats for doc in task.docs for ask in doc.asks), default=1)
+    return Protocol(
+        # A path would differ from one machine to the next.
+        benchmark=f"lm-eval/{task.name}" if own else name,
+        benchmark_version=f"{told}; config {task.config}",
+        content_hash=_content_hash(task),
+        limit=run.limit if partial else None,
+        subset_seed=run.subset_seed if partial else None,
+        messages=(f"lm-eval: chat, {task.shots} examples as turns",),
+        # What is scored at the start of the turn knows no trace and no draw.
+        thinking=run.thinking if generated else Thinking(mode="off", budget=0),
+        decoding=run.decoding if generated else "fixed",
+        sampling=sampling,
+        rollouts=repeats,
+        judge=None,
+        metric="",
+        metric_version="lm-eval",
+    )
+
+
+def _content_hash(task: TaskPlan) -> str:
+    """Hash documents, prompts and targets, whatever their order in the split."""
+    rows = sorted((doc.hash, doc.target) for doc in task.docs)
+    return fingerprint([task.digest, rows])
+
+
+def _estimate(series: Series, clusters: dict[int, str]) -> Estimate:
+    """Give a value its interval: by document where the aggregate is a mean of shares."""
+    from tseval.stats import clustered_mean, clustered_proportion
+
+    assert series.value is not None
+    totals: dict[str, float] = defaultdict(float)
+    sizes: Counter[str] = Counter()
+    plain = bool(series.values)
+    binary = True
+    for doc, value in zip(series.docs, series.values, strict=True):
+        each = value if isinstance(value, tuple) else (value,)
+        if any(v is None or not 0 <= v <= 1 for v in each):
+            plain = False
+            break
+        numbers = [v for v in each if v is not None]
+        binary = binary and all(v in (0, 1) for v in numbers)
+        totals[clusters[doc]] += math.fsum(numbers)
+        sizes[clusters[doc]] += len(numbers)
+    if plain:
+        s, k = [totals[each] for each in sizes], list(sizes.values())
+        if binary:
+            found = clustered_proportion([round(each) for each in s], k, _LEVEL)
+        else:
+            found = clustered_mean(s, k, _LEVEL)
+        # A nested list or a weighted aggregate may be another mean than that over its values.
+        if abs(found.value - series.value) < _SAME:
+            return found
+    if series.spread is not None:
+        how = f"t on a jackknife over {series.groups} groups"
+        return _around(series.value, series.spread, series.groups - 1, how)
+    return _by_stderr(series.value, series.stderr, len(series.docs))
+
+
+def _by_stderr(value: float, stderr: float | None, n: int) -> Estimate:
+    if stderr is not None and stderr > 0 and n > 1:
+        return _around(value, stderr, n - 1, "t on lm-eval's standard error")
+    return Estimate(value=value, low=0.0, high=1.0, level=_LEVEL, method="no interval is known")
+
+
+def _around(value: float, stderr: float, freedom: int, method: str) -> Estimate:
+    from scipy.special import stdtrit
+
+    reach = float(stdtrit(freedom, 1 - (1 - _LEVEL) / 2)) * stderr
+    low, high = max(0.0, value - reach), min(1.0, value + reach)
+    return Estimate(value=value, low=low, high=high, level=_LEVEL, method=method)
+
+
+def _bounds(series: Series, excluded: dict[str, int]) -> tuple[float, float] | None:
+    from tseval.stats import bounds
+
+    if not series.mean or series.value is None or any(isinstance(v, tuple) for v in series.values):
+        return None
+    n = len(series.values)
+    return bounds(min(float(n), series.value * n), n, sum(excluded.values()))
+
+
+def _outcomes(series: Series) -> dict[str, int]:
+    values = [v for each in series.values for v in (each if isinstance(each, tuple) else (each,))]
+    if not series.higher_is_better or not series.mean or any(v not in (0, 1) for v in values):
+        return {}
+    counts = Counter("correct" if v == 1 else "wrong" for v in values)
+    return dict(sorted(counts.items()))
+
+
+def _shares(outcomes: list[Outcome]) -> tuple[float | None, float | None, float | None]:
+    """Shares of rollouts that were force-closed, cut off, and never closed."""
+    if not outcomes:
+        return None, None, None
+    thought = [each.forced for each in outcomes if each.forced is not None]
+    n = len(outcomes)
+    return (
+        sum(thought) / len(thought) if thought else None,
+        sum(each.truncated for each in outcomes) / n,
+        sum(each.unclosed for each in outcomes) / n,
+    )
+
+
+def _group_score(
+    name: str,
+    session: Session,
+    tasks: dict[str, Measured],
+    parts: dict[tuple[str, str, str], Score],
+    value: GroupValue,
+) -> Score | None:
+    found = [parts.get((task, value.metric, value.filter)) for task in value.tasks]
+    members = [score for score in found if score is not None]
+    if not members or not 0 <= value.value <= 1:
+        return None
+    top = name.rpartition("/")[2] == value.group or len(tasks) == len(value.tasks)
+    plans = [tasks[task].plan for task in value.tasks]
+    first = _protocol(name, session, plans[0], "")
+    protocol = structs.replace(
+        first,
+        group="" if top else value.group,
+        metric=_label(value),
+        benchmark_version=fingerprint([p.fingerprint for p in _each(name, session, plans)]),
+        content_hash=fingerprint([_content_hash(plan) for plan in plans]),
+    )
+    excluded: Counter[str] = Counter()
+    for score in members:
+        excluded.update(score.excluded)
+    return Score(
+        benchmark=name,
+        group="" if top else value.group,
+        metric=_label(value),
+        estimate=_group_estimate(value, members),
+        n=sum(score.n for score in members),
+        n_prompts=sum(score.n_prompts for score in members),
+        excluded=dict(sorted(excluded.items())),
+        fingerprint=session.declare(protocol),
+        partial=any(score.partial for score in members),
+        higher_is_better=value.higher_is_better,
+        forced_close_share=_mean_share("forced_close_share", members),
+        truncated_share=_mean_share("truncated_share", members),
+        unclosed_share=_mean_share("unclosed_share", members),
+    )
+
+
+def _each(name: str, session: Session, plans: list[TaskPlan]) -> Iterator[Protocol]:
+    for plan in plans:
+        yield _protocol(name, session, plan, "")
+
+
+def _group_estimate(value: GroupValue, members: list[Score]) -> Estimate:
+    """Put the intervals of a group's tasks together, weighed as lm-eval weighs the tasks."""
+    from tseval.stats import mover_mean
+
+    estimates = [score.estimate for score in members if score.estimate is not None]
+    for weights in ([score.n_prompts for score in members], None):
+        mean = mover_mean(estimates, weights)
+        if abs(mean.value - value.value) < _SAME:
+            return mean
+    return _by_stderr(value.value, value.stderr, sum(score.n_prompts for score in members))
+
+
+def _mean_share(field: str, members: list[Score]) -> float | None:
+    shares = [(getattr(score, field), score.n) for score in members]
+    known = [(share, n) for share, n in shares if share is not None and n]
+    return sum(share * n for share, n in known) / sum(n for _, n in known) if known else None
