@@ -2,13 +2,16 @@
 
 Such code may hang in C, need signals in a main thread, change global state, or crash. A worker is a
 Python process that imports functions by name and calls them with plain values, one call at a
-time; one that overruns its time is killed, and the next call starts another.
+time; one that overruns its time is killed, with all that it started, and the next call starts
+another. A worker whose parent is gone ends by itself, at the latest when its call has overrun.
 """
 
 import asyncio
 import contextlib
+import faulthandler
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +23,8 @@ from .errors import RequestFailed, TsevalError
 # Longest line in bytes that a worker may answer with.
 _LIMIT = 2**30
 _START_SECONDS = 120.0
+# A worker ends itself so long after its time is up: by then its parent is gone.
+_GRACE_SECONDS = 5.0
 
 
 class Workers:
@@ -76,16 +81,21 @@ class Workers:
             process = self._idle.pop()
             if process.returncode is None:
                 return process
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # the working folder may hold anything
-            "-m",
-            "tseval.workers",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            limit=_LIMIT,
-        )
+        try:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # the working folder may hold anything
+                "-m",
+                "tseval.workers",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                limit=_LIMIT,
+                # A group of its own: what it started is killed with it, and Ctrl-C is ours.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise RequestFailed(f"cannot start a worker: {error}", kind="engine") from error
 
     async def _ask(
         self,
@@ -102,7 +112,8 @@ class Workers:
                 ({"import": module}, _START_SECONDS),
                 ({"call": function, "arguments": list(arguments)}, seconds),
             ):
-                process.stdin.write(msgspec.json.encode(question) + b"\n")
+                line = msgspec.json.encode({**question, "seconds": limit})
+                process.stdin.write(line + b"\n")
                 await process.stdin.drain()
                 async with asyncio.timeout(limit):
                     line = await process.stdout.readline()
@@ -121,33 +132,42 @@ class Workers:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    # The group may outlive its leader; of a leader that is a zombie, macOS forbids it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
 
 
 def serve() -> None:
     """Answer questions on standard input until it ends; the other end is :class:`Workers`."""
-    # Whatever a library prints must not look like an answer.
-    answers = os.fdopen(os.dup(1), "wb")
+    # Whatever a library prints must not look like an answer, nor what it reads be a question.
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
     os.dup2(2, 1)
-    for line in sys.stdin.buffer:
-        answers.write(msgspec.json.encode(_answer(msgspec.json.decode(line))) + b"\n")
+    for line in questions:
+        question = msgspec.json.decode(line)
+        # For when nobody is left to kill it; a thread in C, which a busy interpreter can't stop.
+        faulthandler.dump_traceback_later(question["seconds"] + _GRACE_SECONDS, exit=True)
+        answers.write(_answer(question) + b"\n")
         answers.flush()
+        faulthandler.cancel_dump_traceback_later()
 
 
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
+def _answer(question: dict[str, Any]) -> bytes:
     try:
         if "import" in question:
             importlib.import_module(question["import"])
-            return {"value": None}
+            return msgspec.json.encode({"value": None})
         module, _, name = question["call"].partition(":")
         value = getattr(importlib.import_module(module), name)(*question["arguments"])
-        return {"value": msgspec.to_builtins(value)}
+        return msgspec.json.encode({"value": value})
     except TsevalError as error:
-        return {"error": str(error)}
+        said = str(error)
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        said = f"{type(error).__name__}: {error}"
+    # A message may hold what no encoder takes.
+    return msgspec.json.encode({"error": said.encode(errors="backslashreplace").decode()})
 
 
 if __name__ == "__main__":
