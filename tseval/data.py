@@ -301,10 +301,10 @@ def _ranked(samples: Iterable[Sample], seed: int) -> tuple[Sample, ...]:
     subset must not depend on where the rows came from.
     """
 
-    def rank(sample: Sample) -> tuple[str, str, str, str, str]:
+    def rank(sample: Sample) -> tuple[str, str, str, str, str, str]:
         key = hashlib.sha256(f"{seed}\0{_digest(sample.prompt)}".encode()).hexdigest()
         tags = "\0".join(f"{name}\0{value}" for name, value in sorted(sample.tags.items()))
-        return key, _CLASS[sample.harmful], sample.group, sample.id, tags
+        return key, _CLASS[sample.harmful], sample.group, sample.id, tags, sample.reference
 
     copies: Counter[str] = Counter()
     ranked = []

@@ -48,12 +48,30 @@ def question_of(
     else:
         prompt = _fill(answer.template, question=question)
     for column in columns.details:
-        found[column] = row.fields.get(column)
-    if options or columns.details:
-        if not options:
-            found["answer"] = row.fields.get(columns.answer)
-        return prompt, json.dumps(found, sort_keys=True, ensure_ascii=False)
-    return prompt, _reference(answer, columns, row)
+        found[column] = _given(row, column)
+    if columns.details and not options:
+        found["answer"] = _given(row, columns.answer)
+    if found:
+        reference = json.dumps(found, sort_keys=True, ensure_ascii=False)
+    else:
+        reference = _reference(answer, columns, row)
+    try:
+        (prompt + reference).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{row.place}: answer or choices hold half of a surrogate pair, which is no character",
+            hint="write the file again in UTF-8",
+        ) from None
+    return prompt, reference
+
+
+def _given(row: RawRow, column: str) -> Any:
+    value = row.fields.get(column)
+    if value is None or value in ("", [], {}):
+        raise DataError(
+            f"{row.place}, field '{column}': expected a value, found {kind(value)}", hint=_CORRECT
+        )
+    return value
 
 
 def _reference(answer: AnswerSpec, columns: Columns, row: RawRow) -> str:
@@ -77,8 +95,11 @@ def _options(columns: Columns, row: RawRow) -> list[str]:
         return []
     if len(columns.choices) == 1:
         values = row.fields.get(columns.choices[0])
-        # What datasets fill a list of ten up with.
-        values = [v for v in values if v != "N/A"] if isinstance(values, Sequence) else values
+        if isinstance(values, Sequence) and not isinstance(values, str):
+            values = list(values)
+            # What datasets fill a list of ten up with; elsewhere it is a choice like others.
+            while values and values[-1] == "N/A":
+                values.pop()
     else:
         values = [row.fields.get(column) for column in columns.choices]
     if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
@@ -92,17 +113,20 @@ def _options(columns: Columns, row: RawRow) -> list[str]:
 
 
 def _right(columns: Columns, row: RawRow, options: list[str]) -> int:
-    """Find the right choice: named by its column, its text, its letter or its number."""
+    """Find the right choice: named by its column, its number, its letter or its text.
+
+    The letter comes before the text: 'B' among the blood types A, AB, B and O is AB.
+    """
     if columns.answer in columns.choices:
         return columns.choices.index(columns.answer)
     value = row.fields.get(columns.answer)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
         return value
     text = unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else ""
-    if text in options:
-        return options.index(text)
     if len(text) == 1 and text in _LETTERS[: len(options)]:
         return _LETTERS.index(text)
+    if text in options:
+        return options.index(text)
     raise DataError(
         f"{row.place}, field '{columns.answer}': {value!r} is none of the {len(options)} choices",
         hint=_CORRECT,

@@ -11,13 +11,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
+from math import fsum
 from typing import NamedTuple
 
 import msgspec
 
 from .cards import AnswerSpec, BenchmarkCard
 from .data import Rows, load_rows
-from .errors import ConfigError, RowSkipped, TsevalError
+from .errors import ConfigError, RequestFailed, RowSkipped, TsevalError
 from .metrics import MAJ_AT_K, PASS_AT_1, PASS_AT_K, Judged, score
 from .protocol import JudgeIdentity, Protocol
 from .readback import Row
@@ -81,8 +82,8 @@ class ReasoningBenchmark:
             checked.append(result)
         for warning in oddities(self.card.name, [each.outcome for each in checked]):
             session.warn(warning)
-        majorities = await self._majorities(session, identity, checked)
-        return list(self._scores(session, rows, identity, checked, majorities))
+        majorities, unknown = await self._majorities(session, identity, checked)
+        return list(self._scores(session, rows, identity, checked, majorities, unknown))
 
     async def _one(
         self, session: Session, identity: JudgeIdentity, sample: Sample, index: int
@@ -147,13 +148,16 @@ class ReasoningBenchmark:
 
     async def _majorities(
         self, session: Session, identity: JudgeIdentity, checked: list[Checked]
-    ) -> dict[str, float]:
-        """Find each prompt's expected majority; prompts that lost a rollout are left out."""
+    ) -> tuple[dict[str, float], int]:
+        """Find each prompt's expected majority, and for how many the checker failed.
+
+        Prompts that lost a rollout are left out.
+        """
         from .stats import majority
 
         rollouts = session.spec.rollouts
         if rollouts < 2:
-            return {}
+            return {}, 0
         prompts: dict[str, list[Checked]] = defaultdict(list)
         for each in checked:
             if each.correct is not None:
@@ -171,16 +175,19 @@ class ReasoningBenchmark:
                 version=_version(identity),
                 seconds=CHECK_SECONDS,
             )
-            return name, majority(classes, [bool(each.correct) for each in found])
+            numbers = _numbers(self._answer.checker, classes, answers)
+            return name, majority(numbers, [bool(each.correct) for each in found])
 
         whole = sorted(name for name, found in prompts.items() if len(found) == rollouts)
         votes: dict[str, float] = {}
+        unknown = 0
         async for _, result in session.map(whole, one):
             if isinstance(result, TsevalError):
                 session.warn(f"{self.card.name}: no majority of a prompt: {result.message}")
+                unknown += 1
                 continue
             votes[result[0]] = result[1]
-        return votes
+        return votes, unknown
 
     # -- scores
 
@@ -191,6 +198,7 @@ class ReasoningBenchmark:
         identity: JudgeIdentity,
         checked: list[Checked],
         majorities: dict[str, float],
+        unknown: int,
     ) -> Iterator[Score]:
         rollouts = session.spec.rollouts
         single = score(
@@ -204,9 +212,11 @@ class ReasoningBenchmark:
         clusters = {each.prompt: each.outcome.cluster for each in checked}
         for k in _ks(rollouts):
             base = self._base(session, rows, identity, PASS_AT_K, f"pass_at_{k}")
-            yield _over_prompts(base, single, clusters, _passes(checked, k))
+            values, limits = _passes(checked, k)
+            yield _over_prompts(base, single, clusters, values, limits)
         base = self._base(session, rows, identity, MAJ_AT_K, f"maj_at_{rollouts}")
-        yield _over_prompts(base, single, clusters, majorities)
+        limits = {name: (value, value) for name, value in majorities.items()}
+        yield _over_prompts(base, single, clusters, majorities, limits, unknown)
 
     def _base(
         self, session: Session, rows: Rows, identity: JudgeIdentity, metric: MetricSpec, name: str
@@ -265,31 +275,75 @@ def _ks(rollouts: int) -> list[int]:
     return [*powers, rollouts]
 
 
-def _passes(checked: list[Checked], k: int) -> dict[str, float]:
-    """Give pass@k of each prompt that has k rollouts left."""
+def _numbers(checker: str, classes: object, answers: list[str | None]) -> list[int]:
+    """Read what a checker's ``classes`` returned."""
+    try:
+        numbers = msgspec.convert(classes, list[int])
+    except msgspec.ValidationError as error:
+        raise RequestFailed(f"{checker}:classes: {error}", kind="malformed") from error
+    if [number < 0 for number in numbers] != [answer is None for answer in answers]:
+        raise RequestFailed(
+            f"{checker}:classes: expected a number from 0 for each answer, and -1 where there is"
+            " none",
+            kind="malformed",
+        )
+    return numbers
+
+
+def _passes(
+    checked: list[Checked], k: int
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Give pass@k of each prompt that has k rollouts left.
+
+    Returns:
+        The values; and for every prompt what they were if all lost rollouts were wrong, and right.
+    """
     from .stats import pass_at_k
 
     sizes: Counter[str] = Counter()
     right: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     for each in checked:
-        if each.correct is not None:
+        if each.correct is None:
+            lost[each.prompt] += 1
+        else:
             sizes[each.prompt] += 1
             right[each.prompt] += each.correct
-    return {name: pass_at_k(n, right[name], k) for name, n in sizes.items() if n >= k}
+    values = {name: pass_at_k(n, right[name], k) for name, n in sizes.items() if n >= k}
+    limits = {}
+    for name in sizes | lost:
+        n, c, more = sizes[name], right[name], lost[name]
+        limits[name] = pass_at_k(n + more, c, k), pass_at_k(n + more, c + more, k)
+    return values, limits
 
 
 def _over_prompts(
-    base: Score, single: Score, clusters: dict[str, str], values: dict[str, float]
+    base: Score,
+    single: Score,
+    clusters: dict[str, str],
+    values: dict[str, float],
+    limits: dict[str, tuple[float, float]],
+    unknown: int = 0,
 ) -> Score:
-    """Average a value over prompts; those without one left the denominator."""
-    from .stats import bounds, clustered_mean
+    """Average a value over prompts; those without one left the denominator.
+
+    Args:
+        base: The score to fill in.
+        single: The score of the same rollouts one by one.
+        clusters: Of each prompt.
+        values: Of the prompts that have one.
+        limits: Between which it lies, by prompt; of others, anywhere.
+        unknown: Prompts that have none since the checker failed.
+    """
+    from .stats import clustered_mean
 
     totals: dict[str, float] = defaultdict(float)
     sizes: Counter[str] = Counter()
     for prompt in sorted(values):
         totals[clusters[prompt]] += values[prompt]
         sizes[clusters[prompt]] += 1
-    lost = len(clusters) - len(values)
+    lost = {"error": unknown, "prompts": len(clusters) - len(values) - unknown}
+    extremes = [limits.get(name, (0.0, 1.0)) for name in clusters]
     names = sorted(sizes)
     estimate: Estimate | None = None
     if names:
@@ -300,12 +354,17 @@ def _over_prompts(
         undefined="" if estimate else "no prompt has all of its rollouts",
         n=len(values),
         n_prompts=len(values),
-        excluded={"prompts": lost} if lost else {},
-        bounds=bounds(sum(totals.values()), len(values), lost) if clusters else None,
+        excluded={why: count for why, count in lost.items() if count},
+        bounds=_means(extremes) if extremes else None,
         forced_close_share=single.forced_close_share,
         truncated_share=single.truncated_share,
         unclosed_share=single.unclosed_share,
     )
+
+
+def _means(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    lows, highs = zip(*pairs, strict=True)
+    return fsum(lows) / len(pairs), fsum(highs) / len(pairs)
 
 
 def identify_checker(module: str) -> JudgeIdentity:
