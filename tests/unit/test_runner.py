@@ -29,6 +29,7 @@ from tseval.prompt_benchmark import PromptBenchmark
 from tseval.roles import BackendFactory, Capabilities, CompletionRequest, ModelSpec, Report, Subject
 from tseval.runfolder import Manifest, RunFolder, choose_folder
 from tseval.runner import Outcome, run
+from tseval.scheduler import Scheduler
 from tseval.session import Session
 from tseval.spec import RunSpec
 from tseval.stats import wilson
@@ -590,7 +591,11 @@ def always(text: str) -> Callable[[Call], str]:
     return script
 
 
-def test_judges_with_models_on_the_subjects_device_take_turns_with_it(tmp_path: Path) -> None:
+def test_judges_with_models_on_the_subjects_device_take_turns_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A machine that stalls for seconds looks like a device that nobody uses.
+    monkeypatch.setitem(Scheduler.__init__.__kwdefaults__, "patience_seconds", 600.0)
     target = ScriptedBackend(mixed, name="t", devices=("cuda:0",), max_outstanding=4)
     first = ScriptedBackend(always("sorry"), name="g1", devices=("cuda:0",))
     second = ScriptedBackend(always("fine"), name="g2", devices=("cuda:0",))
