@@ -43,7 +43,8 @@ class Columns(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         cluster: Column whose equal values mark variants of one prompt, or ''.
         tags: Further columns that reports may show; missing ones are no error.
         answer: Column of the right answer, or ''. Of a choice it holds the number counted from 0,
-            the letter (a single capital letter is one), or the text; for instructions, the column of the instructions' names.
+            the letter (a single capital letter is one), or the text; for instructions, the column
+            of the instructions' names.
         choices: Columns of the possible answers: one that holds a list, or one for each.
         details: Columns that the checker is given with the answer, as one JSON object.
     """
