@@ -5,8 +5,8 @@ from typing import Any
 
 from .records import Answers, GroupValue, Series
 
-# Groups of documents that the jackknife leaves out in turn.
-_JACKKNIFE = 50
+# Groups of documents that the jackknife leaves out in turn; up to so many documents, each is one.
+_JACKKNIFE, _SINGLY = 50, 200
 _ABOUT = ("alias", "name", "sample_len", "sample_count")
 
 
@@ -75,7 +75,7 @@ def _jackknife(aggregate: Any, raw: list[Any]) -> tuple[float | None, int]:
     Source: delete-a-group jackknife, Kott (2001): with R groups of equal size, the variance is
     (R - 1) / R times the sum of squared differences to the mean of the R estimates.
     """
-    groups = min(_JACKKNIFE, len(raw))
+    groups = len(raw) if len(raw) <= _SINGLY else _JACKKNIFE
     if groups < 2:
         return None, 0
     try:

@@ -19,7 +19,6 @@ from tseval.errors import (
     TsevalError,
 )
 from tseval.formats import opening
-from tseval.protocol import fingerprint
 from tseval.readback import Row
 from tseval.roles import Piece
 from tseval.scoring import Outcome, oddities
@@ -107,12 +106,13 @@ class LmEvalBenchmark:
             Measured(
                 plan=task,
                 clusters={doc.id: _cluster(doc) for doc in task.docs},
-                outcomes=[o for each in answered[task.name].values() for o in each.outcomes],
+                outcomes=_rollouts(task, answered[task.name]),
                 excluded=dict(sorted(lost[task.name].items())),
             )
             for task in built.tasks
         ]
-        return scores_of(self.card.name, session, measured, scored, self._version(built))
+        own = self._location.file is not None
+        return scores_of(self.card.name, session, measured, scored, own=own)
 
     async def _build(self, session: Session, order: Order) -> Built:
         try:
@@ -263,10 +263,6 @@ class LmEvalBenchmark:
             ) from error
         return msgspec.convert(found, Scored)
 
-    def _version(self, built: Built) -> str:
-        """Name of the file's content where the task is the user's own, or ''."""
-        return "" if self._location.file is None else fingerprint([t.config for t in built.tasks])
-
 
 def _versions() -> str:
     return f"{VERSION} lm-eval {version('lm-eval')}"
@@ -324,6 +320,13 @@ def _turns(built: Built, ask: Ask) -> tuple[Message, ...]:
 def _cluster(doc: DocPlan) -> str:
     """Documents that ask the same are not independent."""
     return ",".join(str(ask.context) for ask in doc.asks)
+
+
+def _rollouts(task: TaskPlan, answered: dict[int, Answered]) -> list[Outcome]:
+    """Outcomes of a task's rollouts; where choices are scored there are none."""
+    if task.kind != "generate_until":
+        return []
+    return [outcome for each in answered.values() for outcome in each.outcomes]
 
 
 def _outcome(doc: DocPlan, task: TaskPlan, rollout: Rollout, answer: str) -> Outcome:

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 from msgspec import Struct, structs
@@ -18,6 +19,9 @@ from .records import GroupValue, Scored, Series, TaskPlan
 _LEVEL = 0.95
 # How far lm-eval's aggregate and ours may differ before they are different things.
 _SAME = 1e-6
+
+
+ProtocolOf = Callable[[TaskPlan], Protocol]
 
 
 class Measured(Struct, frozen=True, kw_only=True):
@@ -37,7 +41,7 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 
 def scores_of(
-    name: str, session: Session, measured: list[Measured], scored: Scored, own: str
+    name: str, session: Session, measured: list[Measured], scored: Scored, *, own: bool
 ) -> list[Score]:
     """Make the scores: of groups first, then of each task, in lm-eval's order.
 
@@ -46,25 +50,32 @@ def scores_of(
         session: Where protocols are declared, and remarks kept.
         measured: The tasks.
         scored: What the scorer said.
-        own: Version of the user's own task file, or ''.
+        own: Whether the task is a file of the user's own.
     """
     tasks = {each.plan.name: each for each in measured}
+    protocol = partial(_protocol, name, session, own=own)
     whole = len(tasks) == 1 and not scored.groups
     parts: dict[tuple[str, str, str], Score] = {}
     for series in scored.series:
-        score = _score(name, session, tasks[series.task], series, own, whole=whole)
+        score = _score(name, session, tasks[series.task], series, protocol, whole=whole)
         if score is not None:
             parts[series.task, series.metric, series.filter] = score
     groups = [
         score
         for value in scored.groups
-        if (score := _group_score(name, session, tasks, parts, value)) is not None
+        if (score := _group_score(name, session, tasks, parts, value, protocol)) is not None
     ]
     return [*groups, *parts.values()]
 
 
 def _score(
-    name: str, session: Session, task: Measured, series: Series, own: str, *, whole: bool
+    name: str,
+    session: Session,
+    task: Measured,
+    series: Series,
+    protocol: ProtocolOf,
+    *,
+    whole: bool,
 ) -> Score | None:
     if series.value is None or not 0 <= series.value <= 1:
         session.warn(
@@ -73,8 +84,7 @@ def _score(
         )
         return None
     group = "" if whole else series.task
-    protocol = _protocol(name, session, task.plan, own)
-    protocol = structs.replace(protocol, metric=_label(series), group=group)
+    made = structs.replace(protocol(task.plan), metric=_label(series), group=group)
     count = sum(len(v) if isinstance(v, tuple) else 1 for v in series.values)
     shares = _shares(task.outcomes)
     return Score(
@@ -87,7 +97,7 @@ def _score(
         excluded=task.excluded,
         bounds=_bounds(series, task.excluded),
         outcomes=_outcomes(series),
-        fingerprint=session.declare(protocol),
+        fingerprint=session.declare(made),
         partial=len(task.plan.docs) < task.plan.n_total,
         higher_is_better=series.higher_is_better,
         forced_close_share=shares[0],
@@ -100,7 +110,7 @@ def _label(series: Series | GroupValue) -> str:
     return series.metric if series.filter == "none" else f"{series.metric},{series.filter}"
 
 
-def _protocol(name: str, session: Session, task: TaskPlan, own: str) -> Protocol:
+def _protocol(name: str, session: Session, task: TaskPlan, *, own: bool) -> Protocol:
     """Say how a task's numbers are made, but for metric and group."""
     run = session.spec
     generated = task.kind == "generate_until"
@@ -218,6 +228,7 @@ def _group_score(
     tasks: dict[str, Measured],
     parts: dict[tuple[str, str, str], Score],
     value: GroupValue,
+    protocol: ProtocolOf,
 ) -> Score | None:
     found = [parts.get((task, value.metric, value.filter)) for task in value.tasks]
     members = [score for score in found if score is not None]
@@ -225,12 +236,11 @@ def _group_score(
         return None
     top = name.rpartition("/")[2] == value.group or len(tasks) == len(value.tasks)
     plans = [tasks[task].plan for task in value.tasks]
-    first = _protocol(name, session, plans[0], "")
-    protocol = structs.replace(
-        first,
+    made = structs.replace(
+        protocol(plans[0]),
         group="" if top else value.group,
         metric=_label(value),
-        benchmark_version=fingerprint([p.fingerprint for p in _each(name, session, plans)]),
+        benchmark_version=fingerprint([protocol(plan).fingerprint for plan in plans]),
         content_hash=fingerprint([_content_hash(plan) for plan in plans]),
     )
     excluded: Counter[str] = Counter()
@@ -244,18 +254,13 @@ def _group_score(
         n=sum(score.n for score in members),
         n_prompts=sum(score.n_prompts for score in members),
         excluded=dict(sorted(excluded.items())),
-        fingerprint=session.declare(protocol),
+        fingerprint=session.declare(made),
         partial=any(score.partial for score in members),
         higher_is_better=value.higher_is_better,
         forced_close_share=_mean_share("forced_close_share", members),
         truncated_share=_mean_share("truncated_share", members),
         unclosed_share=_mean_share("unclosed_share", members),
     )
-
-
-def _each(name: str, session: Session, plans: list[TaskPlan]) -> Iterator[Protocol]:
-    for plan in plans:
-        yield _protocol(name, session, plan, "")
 
 
 def _group_estimate(value: GroupValue, members: list[Score]) -> Estimate:
