@@ -3,6 +3,9 @@
 import importlib.util
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -300,3 +303,16 @@ def test_files_of_the_hub_are_pinned_and_cached_ones_named_by_their_folder(
     cached = Source(place="org/name", commit="c0ffee", cached=True)
     assert loading._files(cached) == {"model": "/cache/org/name"}
     assert asked == [("org/name", {"revision": "c0ffee", "local_files_only": True})]
+
+
+def test_what_starts_under_blocked_interrupts_outlives_a_ctrl_c() -> None:
+    script = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+
+    def is_blocked() -> str:
+        command = [sys.executable, "-c", script]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    with loading.interrupts_blocked():
+        assert is_blocked() == "True"
+    assert is_blocked() == "False"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

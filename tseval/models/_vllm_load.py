@@ -3,9 +3,12 @@
 import dataclasses
 import os
 import secrets
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +125,8 @@ def load(named: Named, options: VllmOptions, report: Report) -> Loaded:
             fixed = _arguments(named, options, text, config, is_cpu=is_cpu)
             wanted = {name: value for name, value in fixed.items() if name in defaults} | given
             report(f"starting vLLM {vllm.__version__} for {named.name}", None)
-            engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**wanted))
+            with interrupts_blocked():
+                engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**wanted))
     except TsevalError:
         raise
     except (OSError, ValueError, TypeError, ImportError, RuntimeError, KeyError) as error:
@@ -165,6 +169,22 @@ def prepare_environment() -> None:
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, int(free_bytes("cpu") / _GIB / 6))),
     }.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C from processes that are started meanwhile: they inherit this thread's mask.
+
+    A terminal sends it to all of a command's processes. An engine that it ends would turn an
+    interrupted run into a failed one; what ends engines is the run.
+    """
+    # As it starts for the first spawned process, multiprocessing's tracker lets interrupts through.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def devices(count: int, *, is_cpu: bool) -> tuple[str, ...]:
