@@ -10,13 +10,13 @@ import pytest
 # A module of tseval imports only modules that stand above it here; a package counts as one.
 ORDER = (
     *("errors", "workers", "types", "hookspecs", "formats", "thinking", "roles"),
-    *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics"),
+    *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub", "questions", "data", "rollouts"),
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
     *("asking", "judging", "session", "scoring", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner", "rejudge"),
     *("labelfile", "calibration", "labelling", "sheets", "validation", "judgements", "correction"),
-    *("agreement",),
+    *("agreement", "planning", "workload", "evidence", "forecast"),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
     *("models", "probes", "train", "cli"),
 )

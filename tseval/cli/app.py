@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tseval.cli import doctor, export, judge, ls, run, show
+from tseval.cli import doctor, export, judge, ls, plan, run, show
 from tseval.cli.common import Sections, errors
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", cls=Sections)(run.command)
+app.command("plan", cls=Sections)(plan.command)
 app.command("ls")(ls.command)
 app.command("show")(show.command)
 app.add_typer(judge.app, name="judge")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tseval.cli.eta import Eta, clock, state_of
 from tseval.report.text import neutral
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class _Lines:
         self._phrase = ""
         self._shown = time.monotonic()
         self._started: float | None = None
+        self._eta = Eta()
 
     def phase(self, phrase: str, share: float | None) -> None:
         """See ``Display``."""
@@ -55,21 +57,19 @@ class _Lines:
         now = time.monotonic()
         if self._started is None:
             self._started = self._shown = now
+        # At every tick, also where nothing is shown: the estimate needs to have seen them all.
+        left = _left(self._eta, session, now)
         if now - self._shown < _LINE_SECONDS:
             return
         self._shown = now
         done, expected = session.done.total(), session.expected.total()
-        left = ""
-        # The first to finish are the shortest: from them alone the rest would look too long.
-        if expected / 4 <= done < expected:
-            left = f", about {_clock((now - self._started) * (expected - done) / done)} left"
-        self.remark(f"{done} of {expected} rollouts, {_rate(session, self._started)}{left}")
+        behind = f", {left}" if left else ""
+        self.remark(f"{done} of {expected} rollouts, {_rate(session, self._started)}{behind}")
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _left(eta: Eta, session: "Session", now: float) -> str:
+    seconds = eta.left(state_of(session, now))
+    return "" if seconds is None else f"about {clock(seconds)} left"
 
 
 class _Bars:
@@ -83,7 +83,6 @@ class _Bars:
             Progress,
             TextColumn,
             TimeElapsedColumn,
-            TimeRemainingColumn,
         )
 
         self._progress = Progress(
@@ -92,13 +91,14 @@ class _Bars:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", markup=False),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
             console=Console(stderr=True, emoji=False, highlight=False, markup=False),
             transient=True,
         )
         self._tasks: dict[str, Any] = {}
         self._phase: Any = None
         self._started: float | None = None
+        self._eta = Eta()
         self._progress.start()
         return self
 
@@ -108,7 +108,7 @@ class _Bars:
     def phase(self, phrase: str, share: float | None) -> None:
         """See ``Display``."""
         if self._phase is None:
-            self._phase = self._progress.add_task("", total=None, rate="")
+            self._phase = self._progress.add_task("", total=None, rate="", left="")
         self._progress.update(
             self._phase,
             description=neutral(phrase, 40),
@@ -127,12 +127,15 @@ class _Bars:
             self._started = time.monotonic()
             if self._phase is not None:
                 self._progress.update(self._phase, visible=False)
+        # Of the whole run: benchmarks wait in one queue, and none ends on its own.
+        left = _left(self._eta, session, time.monotonic())
         for name, expected in session.expected.items():
             if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(neutral(name, 40), rate="")
+                self._tasks[name] = self._progress.add_task(neutral(name, 40), rate="", left="")
             self._progress.update(
                 self._tasks[name],
                 total=expected,
                 completed=session.done[name],
                 rate=_rate(session, self._started),
+                left=left,
             )

@@ -314,7 +314,7 @@ def _execute(
             spec, plugins, shown, out=given["out"], fresh=given["fresh"], on_folder=folders.append
         )
         try:
-            outcome = asyncio.run(_until_terminated(work))
+            outcome = asyncio.run(until_terminated(work))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
     with errors(debug=given["debug"]):
@@ -322,7 +322,7 @@ def _execute(
     return outcome.exit_code
 
 
-async def _until_terminated(work: Coroutine[Any, Any, T]) -> T:
+async def until_terminated(work: Coroutine[Any, Any, T]) -> T:
     """Let SIGTERM (a container's end, a cluster's time limit) end a run as cleanly as Ctrl-C."""
     import asyncio
     import signal

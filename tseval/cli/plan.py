@@ -1,0 +1,101 @@
+"""``tseval plan``: say what a run will take, before it is run."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tseval.cli import run
+from tseval.cli.common import errors, given_values, option, read_config, registry
+
+if TYPE_CHECKING:
+    from tseval.planning import Plan
+    from tseval.plugins import Registry
+    from tseval.spec import RunSpec
+
+_EXIT_INCOMPLETE = 5
+_PANEL = "What is looked at"
+
+
+def command(context: typer.Context, **_: Any) -> None:
+    """Say what tseval run would take with the same arguments, without running it.
+
+    Prompts, rollouts, new tokens, judge calls, time, disk, data that cannot be read yet, and the
+    smallest difference that each benchmark can show. Lengths and speed come from an earlier run
+    of the same model, or from a pilot of a few rollouts.
+
+    Exit codes: 0 fine; 1 something failed; 2 wrong usage; 5 a benchmark's data is missing.
+    """
+    given = given_values(context)
+    with errors(debug=given["debug"]):
+        if given["config"] is not None:
+            read_config(given["config"], context, given)
+        plugins = registry(given["without"])
+        spec, remarks = run.build_spec(given, plugins)
+    raise SystemExit(_execute(spec, plugins, given, remarks))
+
+
+def _options(
+    pilot: int | None = option(
+        "--pilot", panel=_PANEL, min=0, help="Rows a benchmark to look at; 0 runs no model."
+    ),
+    earlier: Path | None = option(
+        "--from", panel=_PANEL, help="A run of the same model, to take lengths and speed from."
+    ),
+) -> None:
+    """Hold the options that plan has and run has not."""
+
+
+def _with_options_of(*functions: Any) -> inspect.Signature:
+    """Join the parameters of functions; a command's options are read from its signature."""
+    parameters = [p for each in functions for p in inspect.signature(each).parameters.values()]
+    return inspect.Signature(parameters, return_annotation=None)
+
+
+# The very same options: what is said of a run is said of its plan by changing one word.
+command.__signature__ = _with_options_of(run.command, _options)  # type: ignore[attr-defined]
+command.__annotations__ = {**run.command.__annotations__, **_options.__annotations__}
+
+
+def _execute(
+    spec: "RunSpec", plugins: "Registry", given: dict[str, Any], remarks: list[str]
+) -> int:
+    """Plan, print, and say what the exit code is."""
+    import asyncio
+
+    from tseval.cli.progress import display
+    from tseval.forecast import plan
+
+    with errors(debug=given["debug"]), display() as shown:
+        for remark in remarks:
+            shown.remark(remark)
+        work = plan(
+            spec,
+            plugins,
+            shown,
+            out=given["out"],
+            pilot=given["pilot"],
+            earlier=given["earlier"],
+        )
+        try:
+            found = asyncio.run(run.until_terminated(work))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+    with errors(debug=given["debug"]):
+        _print(found, given)
+    return 0 if found.complete else _EXIT_INCOMPLETE
+
+
+def _print(found: "Plan", given: dict[str, Any]) -> None:
+    from tseval.cli.output import console, print_json
+    from tseval.report.judges import markdown_page, rich_page
+    from tseval.report.plan import plan_page
+
+    if given["json"]:
+        print_json(found)
+    elif given["markdown"]:
+        sys.stdout.write(markdown_page(plan_page(found)))
+    else:
+        console().print(rich_page(plan_page(found)))

@@ -1,0 +1,411 @@
+"""What a run will take, before it is run: prompts, tokens, time and disk, each with an interval.
+
+Tokens come from rollouts that were looked at, of a pilot or of an earlier run, and are summed over
+benchmarks. A pilot's prompts are a random part of the run's (rows are ranked by a hash), so the
+interval is that of a total of which a part is known. Time is tokens over a speed, and what passes
+before the first token and behind the last full batch. Arithmetic only: nothing here runs a model.
+
+Letters: n rollouts looked at, of N to be made.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from .errors import StatisticsError
+from .types import Rollout
+
+LEVEL = 0.95
+# Speeds of one machine differ between two runs of the same thing by so much, as a fraction.
+SPEED_SPREAD = 0.15
+# By so much the mean lengths of two benchmarks of one kind may differ, as a factor.
+OTHER_BENCHMARKS = 2.0
+
+Source = Literal["pilot", "earlier run", "other benchmarks", "limits"]
+
+
+class Range(Struct, frozen=True, kw_only=True):
+    """A number that is not known yet.
+
+    Attributes:
+        value: What is expected; None where only the bounds are known.
+        low, high: Between these it should be.
+    """
+
+    value: float | None
+    low: float
+    high: float
+
+    def scaled(self, factor: float) -> "Range":
+        """Multiply by a factor that is known."""
+        value = None if self.value is None else factor * self.value
+        return Range(value=value, low=factor * self.low, high=factor * self.high)
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Most tokens of a rollout's trace and answer."""
+
+    trace: int
+    answer: int
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.trace + self.answer
+
+
+class Length(Struct, frozen=True, kw_only=True):
+    """New tokens of one rollout, as it would be under the limits of the run that is planned.
+
+    Attributes:
+        low, high: They differ for a rollout that was cut off where the run would let it go on.
+        truncated: Whether a limit of the run cuts its answer off.
+    """
+
+    low: int
+    high: int
+    truncated: bool = False
+
+
+class JudgeCalls(Struct, frozen=True, kw_only=True):
+    """Texts that a judge is shown.
+
+    Attributes:
+        judge: Its label; a checker of answers counts as one.
+        calls: At most: empty answers, and texts that occur twice, are not asked about again.
+        model: The model that it runs, or ''.
+        panels: Labels of the panels whose member it is.
+    """
+
+    judge: str
+    calls: int
+    model: str = ""
+    panels: tuple[str, ...] = ()
+
+
+class Resolution(Struct, frozen=True, kw_only=True):
+    """The smallest true difference of two runs that shows: power 80%, one-sided level 5%.
+
+    Attributes:
+        on: 'harmful' or 'benign' prompts, or 'question'.
+        prompts: Independent ones; several rollouts of one, or variants of it, count once.
+        paired_worst: Same prompts in both runs, outcomes of a prompt uncorrelated.
+        paired_typical: The same, correlated by ``tseval.power.TYPICAL_CORRELATION``.
+        unpaired: Different prompts.
+    """
+
+    on: str
+    prompts: int
+    paired_worst: float | None
+    paired_typical: float | None
+    unpaired: float | None
+
+
+class BenchmarkPlan(Struct, frozen=True, kw_only=True):
+    """One benchmark's part of a plan.
+
+    Attributes:
+        benchmark: Its name.
+        prompts: Rows to be run; None if nobody can know before it runs.
+        rollouts: Completions to be made.
+        tokens: New tokens, all rollouts together; None if unknown.
+        truncated_share: Of the answers that were looked at; None if none were.
+        looked_at: Rollouts that the tokens were estimated from.
+        source: Where these came from.
+        seconds: This benchmark's share of the time; None if unknown.
+        disk_bytes: Its share of the journal; None if unknown.
+        judges: Who judges how much.
+        resolution: What can be told apart, by class of prompts.
+        missing: Why its data cannot be read here, or ''; the counts are then its card's.
+        gated: Whether the data's owner has to grant access.
+        page: Where access is asked for, or the data is found, if it is missing.
+        warnings: What is odd about its data.
+    """
+
+    benchmark: str
+    prompts: int | None
+    rollouts: int | None
+    tokens: Range | None = None
+    truncated_share: float | None = None
+    looked_at: int = 0
+    source: Source = "limits"
+    seconds: Range | None = None
+    disk_bytes: Range | None = None
+    judges: tuple[JudgeCalls, ...] = ()
+    resolution: tuple[Resolution, ...] = ()
+    missing: str = ""
+    gated: bool = False
+    page: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """How fast rollouts are made, judging included.
+
+    Attributes:
+        tokens_per_second: New tokens; value, and a range for the run.
+        fixed_seconds: What does not grow with the run: loading, swaps, the last rows' tail.
+        source: 'pilot' or 'earlier run'.
+        concurrent: Rollouts that were under way at once when it was measured.
+        wanted: Rollouts that will be under way at once in the run.
+    """
+
+    tokens_per_second: Range
+    fixed_seconds: float
+    source: Source
+    concurrent: int
+    wanted: int
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What a run will take.
+
+    Attributes:
+        benchmarks: In the order of the run.
+        prompts, rollouts: Totals of what is known.
+        tokens, seconds, disk_bytes: Totals; None where a part is unknown.
+        disk_free_bytes: Where the run would be written.
+        judges: Calls by judge, over all benchmarks.
+        pace: How fast; None if unknown.
+        pilot_seconds: What the pilot took, loading included; None without one.
+        earlier_run: Folder of the run that lengths and speed come from, or ''.
+        notes: What has to be known to read the figures.
+        level: Of the intervals.
+    """
+
+    benchmarks: tuple[BenchmarkPlan, ...]
+    prompts: int
+    rollouts: int
+    tokens: Range | None
+    seconds: Range | None
+    disk_bytes: Range | None
+    disk_free_bytes: int | None
+    judges: tuple[JudgeCalls, ...]
+    pace: Pace | None = None
+    pilot_seconds: float | None = None
+    earlier_run: str = ""
+    notes: tuple[str, ...] = ()
+    level: float = LEVEL
+
+    @property
+    def complete(self) -> bool:
+        """Whether every benchmark's data is there."""
+        return not any(each.missing for each in self.benchmarks)
+
+
+class Moment(Struct, frozen=True, kw_only=True):
+    """How far a pilot was at a time.
+
+    Attributes:
+        seconds: Since its first request.
+        tokens: New tokens so far, those of unfinished rollouts included.
+        finished: Rollouts that are finished.
+    """
+
+    seconds: float
+    tokens: int
+    finished: int
+
+
+def length_under(rollout: Rollout, own: Limits, limits: Limits) -> Length | None:
+    """Say how long a rollout would be under other limits than its own.
+
+    One that its own limits cut off might have gone on as far as the new ones let it. None if its
+    backend did not count tokens.
+    """
+    trace, answer = rollout.trace_tokens, rollout.answer_tokens
+    if trace is None or (answer is None and rollout.answer is not None):
+        return None
+    answer, ended = answer or 0, rollout.finish != "length"
+    trace_cut = rollout.closed_by == "budget" or (rollout.answer is None and not ended)
+    answer_cut = rollout.answer is not None and not ended
+    low = min(trace, limits.trace) + min(answer, limits.answer)
+    high = low
+    if trace_cut and limits.trace > own.trace:
+        high += max(0, limits.trace - trace)
+    if answer_cut and limits.answer > own.answer:
+        high += max(0, limits.answer - answer)
+    cut = answer_cut and limits.answer <= own.answer
+    return Length(low=low, high=high, truncated=cut or answer > limits.answer)
+
+
+def total_tokens(
+    lengths: Sequence[Sequence[Length]],
+    rollouts: int,
+    limit: int,
+    *,
+    anew: int = 0,
+    level: float = LEVEL,
+) -> Range:
+    """Estimate the new tokens of all rollouts from those that were looked at.
+
+    Args:
+        lengths: Lengths of the rollouts looked at, by prompt.
+        rollouts: N, of the run.
+        limit: Most tokens of one rollout.
+        anew: Prompts of the run, if it draws its rollouts anew; 0 if what was looked at is a
+            random part of it, as a pilot is.
+        level: Confidence level in (0, 1).
+
+    Returns:
+        N times the mean, with Student's interval over prompts: for the total of a finite
+        population where a part of it was looked at, for that of another sample where it is drawn
+        anew. Where all prompts have one length (most often a limit), as many of the others may
+        differ as the exact interval of a share allows.
+
+    Raises:
+        StatisticsError: If nothing was looked at.
+
+    Source: Cochran (1977), Sampling Techniques, section 2.8.
+    Differs: By prompts, each weighing alike. Lengths are skewed: from 8 of 200 log-normal lengths
+        (sigma 0.8) a nominal 0.95 covers 0.89 of the totals, from 32 of them 0.92.
+    """
+    groups = [group for group in lengths if group]
+    if not groups:
+        raise StatisticsError("no rollout was looked at")
+    n, seen = len(groups), [x for g in groups for x in g]
+    left = 1 + n / anew if anew else max(0.0, 1 - n / rollouts)
+    low, _ = _mean_limits([_mean(x.low for x in g) for g in groups], left, limit, level)
+    _, high = _mean_limits([_mean(x.high for x in g) for g in groups], left, limit, level)
+    # What a pilot has seen, the run will have.
+    known = 0 if anew or len(seen) > rollouts else sum(x.low for x in seen)
+    value = _mean(_mean((x.low + x.high) / 2 for x in g) for g in groups)
+    return Range(
+        value=value * rollouts,
+        low=max(low * rollouts, known),
+        high=min(high, limit) * rollouts,
+    )
+
+
+def _mean_limits(means: list[float], left: float, limit: int, level: float) -> tuple[float, float]:
+    """Give the limits of a mean; its variance is ``left`` times that of a mean of all."""
+    from scipy.special import stdtrit
+
+    n, mean = len(means), _mean(means)
+    if n == 1:
+        # One prompt says nothing about the others.
+        other = min(1.0, left)
+        return mean * (1 - other), mean + (limit - mean) * other
+    spread = sum((each - mean) ** 2 for each in means) / (n - 1)
+    if spread == 0:
+        other = min(1.0, left) * (1 - ((1 - level) / 2) ** (1 / n))
+        return mean * (1 - other), mean + (limit - mean) * other
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(left * spread / n)
+    return max(0.0, mean - half), mean + half
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
+
+
+def bounded(rollouts: int, limit: int) -> Range:
+    """Bound the tokens of rollouts that nothing is known about but their limit."""
+    return Range(value=None, low=0.0, high=float(rollouts * limit))
+
+
+def guessed(found: Range, most: float) -> Range:
+    """Widen an estimate from prompts of other benchmarks, which may be half or twice as long."""
+    assert found.value is not None
+    return Range(
+        value=min(found.value, most),
+        low=found.low / OTHER_BENCHMARKS,
+        high=min(found.high * OTHER_BENCHMARKS, most),
+    )
+
+
+def added(independent: Iterable[Range], dependent: Iterable[Range] = ()) -> Range:
+    """Add estimates.
+
+    Args:
+        independent: Their half-widths add as squares; those of parts that are only bounded in
+            full.
+        dependent: Estimates from the same rollouts: their half-widths add in full.
+    """
+    apart, together = list(independent), list(dependent)
+    together += [part for part in apart if part.value is None]
+    apart = [part for part in apart if part.value is not None]
+    total = sum(part.value or 0.0 for part in (*apart, *together))
+    below = math.sqrt(sum(((part.value or 0.0) - part.low) ** 2 for part in apart))
+    above = math.sqrt(sum((part.high - (part.value or 0.0)) ** 2 for part in apart))
+    return Range(
+        value=None if any(part.value is None for part in together) else total,
+        low=total - below - sum((part.value or 0.0) - part.low for part in together),
+        high=total + above + sum(part.high - (part.value or 0.0) for part in together),
+    )
+
+
+def pilot_pace(
+    moments: Sequence[Moment], made: int, loading: float, swapping: float, wanted: int
+) -> Pace | None:
+    """Say how fast a run will be, from how a pilot went.
+
+    The speed is taken while at least half of the pilot's rollouts were under way; what passed
+    behind that, beyond what its tokens would have taken at that speed, is a tail that every run
+    has once. A run that keeps more rollouts under way than the pilot had may be faster by as much
+    as their ratio, and nobody can know without trying: the range says so.
+
+    Args:
+        moments: In order of time, from first request to last verdict.
+        made: Rollouts that the pilot made.
+        loading: Seconds from start to the first request.
+        swapping: Seconds that models took to change places; not known to grow with the run.
+        wanted: Rollouts that the run will keep under way.
+
+    Returns:
+        None if the pilot made no token, or took no time that could be measured.
+    """
+    if not moments or not made:
+        return None
+    last = moments[-1]
+    working = last.seconds - swapping
+    if last.tokens <= 0 or working <= 0:
+        return None
+    whole = last.tokens / working
+    half = next(moment for moment in moments if moment.finished >= made / 2 or moment is last)
+    busy = half.tokens / half.seconds if half.seconds > 0 and not swapping else whole
+    speed = max(busy, whole)
+    gain = max(1.0, wanted / made)
+    return Pace(
+        tokens_per_second=Range(
+            value=speed, low=whole * (1 - SPEED_SPREAD), high=speed * gain * (1 + SPEED_SPREAD)
+        ),
+        fixed_seconds=loading + swapping + working - last.tokens / speed,
+        source="pilot",
+        concurrent=min(made, wanted),
+        wanted=wanted,
+    )
+
+
+def duration(tokens: Range, pace: Pace) -> Range:
+    """Say how long so many tokens take, without what does not grow with them.
+
+    Errors of tokens and of speed are independent: their relative sizes add as squares.
+    """
+    speed = pace.tokens_per_second
+    assert speed.value is not None
+    if tokens.value is None or tokens.value == 0:
+        return Range(value=None, low=tokens.low / speed.high, high=tokens.high / speed.low)
+    value = tokens.value / speed.value
+    fewer, more = 1 - tokens.low / tokens.value, tokens.high / tokens.value - 1
+    faster, slower = 1 - speed.value / speed.high, speed.value / speed.low - 1
+    return Range(
+        value=value,
+        low=value * max(0.0, 1 - math.hypot(fewer, faster)),
+        high=value * (1 + math.hypot(more, slower)),
+    )
+
+
+def resolution(on: str, prompts: int) -> Resolution:
+    """Say what can be told apart with so many independent prompts."""
+    from .power import TYPICAL_CORRELATION, paired_difference, unpaired_difference
+
+    return Resolution(
+        on=on,
+        prompts=prompts,
+        paired_worst=paired_difference(prompts),
+        paired_typical=paired_difference(prompts, TYPICAL_CORRELATION),
+        unpaired=unpaired_difference(prompts),
+    )

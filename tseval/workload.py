@@ -1,0 +1,147 @@
+"""What a run asks of models and judges, counted without any of them: rows, rollouts, calls."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .cards import BenchmarkCard
+from .data import cluster_of, load_rows
+from .errors import DataError
+from .judging import Seat
+from .panels import Panel
+from .planning import JudgeCalls, Limits
+from .prompt_benchmark import PromptBenchmark
+from .reasoning import ReasoningBenchmark, identify_checker
+from .roles import Benchmark
+from .spec import RunSpec
+from .types import Sample
+
+CLASSES: dict[bool | None, str] = {True: "harmful", False: "benign", None: "question"}
+
+
+class Workload(NamedTuple):
+    """What can be known of a benchmark without a model; as in ``BenchmarkPlan``."""
+
+    name: str
+    prompts: int | None
+    rollouts: int | None
+    limits: Limits
+    classes: dict[str, int]
+    judges: tuple[JudgeCalls, ...]
+    missing: str = ""
+    gated: bool = False
+    page: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def workload(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Workload:
+    """Count a benchmark's rows, and what is asked about them.
+
+    Args:
+        benchmark: A card's, or one in code: that may have ``size(spec)``, which says how many
+            prompts and rollouts it will need.
+        spec: The run.
+        seats: Its judges by label.
+    """
+    card, name = benchmark.card, benchmark.card.name
+    if not isinstance(benchmark, PromptBenchmark | ReasoningBenchmark):
+        return _foreign(benchmark, spec)
+    missing, gated, page = "", False, ""
+    warnings: tuple[str, ...] = ()
+    try:
+        rows = load_rows(card, spec.data_dirs, limit=spec.limit, subset_seed=spec.subset_seed)
+    except DataError as error:
+        prompts = min(card.expected_rows, spec.limit or card.expected_rows)
+        missing, gated, page = error.message, card.source.gated, _page(card)
+        # A mixture's shares are not on its card.
+        classes = {} if card.kind == "mixed" else {_class_of(card): prompts}
+    else:
+        prompts, warnings = len(rows.samples), rows.warnings
+        classes = _independent(rows.samples)
+    rollouts = prompts * spec.rollouts
+    return Workload(
+        name=name,
+        prompts=prompts,
+        rollouts=rollouts,
+        limits=_limits(spec, card),
+        classes=classes,
+        judges=_calls(benchmark, seats, rollouts),
+        missing=missing,
+        gated=gated,
+        page=page,
+        warnings=warnings,
+    )
+
+
+def _foreign(benchmark: Benchmark, spec: RunSpec) -> Workload:
+    """Ask a benchmark in code, which may have ``size(spec)``: prompts and rollouts it will need."""
+    size = getattr(benchmark, "size", None)
+    prompts: int | None = None
+    rollouts: int | None = None
+    missing = ""
+    if size is not None:
+        try:
+            prompts, rollouts = size(spec)
+        except DataError as error:
+            missing = error.message
+    name, limits = benchmark.card.name, _limits(spec, None)
+    return Workload(name, prompts, rollouts, limits, {}, (), missing)
+
+
+def _page(card: BenchmarkCard) -> str:
+    source = card.source
+    hub = f"https://huggingface.co/datasets/{source.hub}" if source.hub else ""
+    return source.access or source.url or hub
+
+
+def _class_of(card: BenchmarkCard) -> str:
+    return "question" if card.kind == "reasoning" else card.kind
+
+
+def _independent(samples: tuple[Sample, ...]) -> dict[str, int]:
+    """Count clusters by class: variants of one prompt say little more than one of them."""
+    clusters: dict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        clusters[CLASSES[sample.harmful]].add(cluster_of(sample))
+    return {on: len(found) for on, found in sorted(clusters.items())}
+
+
+def _limits(spec: RunSpec, card: BenchmarkCard | None) -> Limits:
+    fixed = spec.answer_tokens_fixed or card is None
+    answer = spec.sampling.answer_tokens if fixed or card is None else card.answer_tokens
+    return Limits(trace=0 if spec.thinking.mode == "off" else spec.thinking.budget, answer=answer)
+
+
+def _calls(
+    benchmark: PromptBenchmark | ReasoningBenchmark, seats: dict[str, Seat], rollouts: int
+) -> tuple[JudgeCalls, ...]:
+    """Say who judges how many texts; a panel asks its members and is no judge of its own."""
+    if isinstance(benchmark, ReasoningBenchmark):
+        assert benchmark.card.answer is not None
+        checker = identify_checker(benchmark.card.answer.checker)
+        return (JudgeCalls(judge=checker.name, calls=rollouts),)
+    calls = []
+    for label, seat in seats.items():
+        if isinstance(seat.judge, Panel):
+            continue
+        panels = tuple(name for name, other in seats.items() if label in other.members)
+        model = f"{seat.spec.backend}/{seat.spec.name}".rstrip("/") if seat.spec else ""
+        calls.append(JudgeCalls(judge=label, calls=rollouts, model=model, panels=panels))
+    return tuple(calls)
+
+
+def all_calls(calls_of: Iterable[tuple[JudgeCalls, ...]]) -> tuple[JudgeCalls, ...]:
+    """Sum the calls of each judge over benchmarks, in order of appearance."""
+    found: dict[str, list[JudgeCalls]] = defaultdict(list)
+    for each in calls_of:
+        for calls in each:
+            found[calls.judge].append(calls)
+    return tuple(
+        JudgeCalls(
+            judge=name,
+            calls=sum(each.calls for each in calls),
+            model=calls[0].model,
+            panels=calls[0].panels,
+        )
+        for name, calls in found.items()
+    )
