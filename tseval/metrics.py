@@ -234,7 +234,8 @@ def average(name: str, scores: list[Score]) -> Score | None:
 
     Args:
         name: The suite's name.
-        scores: Scores of one metric and one judge, ungrouped, one a benchmark.
+        scores: Scores of one metric, ungrouped, one a benchmark. The average bears the name of
+            their judge if they have one judge.
 
     Returns:
         The macro average with a MOVER interval; None for fewer than two benchmarks, or where
@@ -259,7 +260,7 @@ def average(name: str, scores: list[Score]) -> Score | None:
         benchmark=name,
         group="average",
         metric=scores[0].metric,
-        judge=scores[0].judge,
+        judge=scores[0].judge if len({score.judge for score in scores}) == 1 else "",
         estimate=mover_mean(estimates),
         n=sum(score_.n for score_ in scores),
         n_prompts=sum(score_.n_prompts for score_ in scores),

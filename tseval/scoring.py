@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -253,7 +254,8 @@ def averages(
     """Average each metric over a suite's benchmarks.
 
     A metric that a missing benchmark of the suite measures is left out: the mean of the rest
-    would be another number under the suite's name.
+    would be another number under the suite's name. Questions with a right answer are averaged over
+    their checkers, since a checker belongs to its benchmark as a judge does not.
     """
     found: list[Score] = []
     for suite in suites:
@@ -264,10 +266,21 @@ def averages(
             for listed in getattr(registry.benchmarks[member].card, "metrics", ())
             for name in (listed, *registry.metrics[listed].companions)
         }
-        whole = [s for s in scores if s.benchmark in members and not s.group]
-        whole.sort(key=lambda s: (s.metric, s.judge))
-        for (metric, _), same in groupby(whole, key=lambda s: (s.metric, s.judge)):
-            mean = None if metric in lacking else average(suite, list(same))
+        asking = {
+            member
+            for member in members
+            if getattr(registry.benchmarks[member].card, "kind", "") == "reasoning"
+        }
+        # Their metrics (pass@4) are more than the card lists.
+        without = asking if asking & missing else set()
+        series = [
+            ((s.metric, "" if s.benchmark in asking else s.judge), s)
+            for s in scores
+            if s.benchmark in members - without and not s.group
+        ]
+        series.sort(key=itemgetter(0))
+        for (metric, _), same in groupby(series, key=itemgetter(0)):
+            mean = None if metric in lacking else average(suite, [s for _, s in same])
             if mean is not None:
                 found.append(mean)
     return found
