@@ -81,12 +81,11 @@ class _Watch:
         now = time.monotonic()
         if self.began is None:
             self.began = now
-        backend = session.target.backend
-        self.wanted = backend.max_outstanding
+        self.wanted = session.target.backend.max_outstanding
         self.moments.append(
             Moment(
                 seconds=now - self.began,
-                tokens=session.counts["tokens"] + backend.tokens_under_way,
+                tokens=session.counts["tokens"] + session.tokens_under_way,
                 finished=session.done.total(),
             )
         )

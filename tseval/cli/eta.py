@@ -31,7 +31,7 @@ class State(NamedTuple):
         found: Rollouts from the journal, or shared with another benchmark.
         tokens: New tokens of the rollouts made.
         under_way: New tokens of the rollouts that are not finished.
-        at_once: Most rollouts that are under way at once.
+        at_once: Most rollouts that are under way at once; 0 where only judges run.
         limit: Most new tokens of one rollout; 0 if unknown.
     """
 
@@ -49,7 +49,13 @@ class State(NamedTuple):
 
 def state_of(session: "Session", seconds: float) -> State:
     """Look how far a session is."""
-    counts, backend = session.counts, session.target.backend
+    counts = session.counts
+    try:
+        target = session.target
+    except KeyError:  # rollouts that are there are judged: no model is under test
+        at_once, limit = 0, 0
+    else:
+        at_once, limit = target.backend.max_outstanding, _limit(session)
     return State(
         seconds=seconds,
         expected=session.expected.total(),
@@ -58,9 +64,9 @@ def state_of(session: "Session", seconds: float) -> State:
         lost=counts["generation.failed"],
         found=counts["generation.found"] + counts["generation.shared"],
         tokens=counts["tokens"],
-        under_way=backend.tokens_under_way,
-        at_once=backend.max_outstanding,
-        limit=_limit(session),
+        under_way=session.tokens_under_way,
+        at_once=at_once,
+        limit=limit,
     )
 
 
@@ -135,6 +141,8 @@ class Eta:
 
 def _making(state: State) -> int:
     """Count rollouts to be made; those that wait for their verdict need no more tokens."""
+    if not state.at_once:
+        return 0
     ready = max(0, state.made + state.lost + state.found - state.done)
     return max(0, state.expected - state.done - ready)
 
