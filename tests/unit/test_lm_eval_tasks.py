@@ -603,3 +603,37 @@ def test_a_stock_task_is_found_in_its_folder(task: str, folder: str) -> None:
     found = locate(task)
     assert found.folder is not None
     assert found.folder.relative_to(tasks_folder()).parts[0] == folder
+
+
+def test_a_tag_asks_for_the_full_index_since_other_folders_may_have_it_too() -> None:
+    from tseval.lm_eval_tasks.stock import locate
+
+    assert locate("math_word_problems").folder is None
+    # Named in a file that others include.
+    assert locate("acp_bench").folder is None
+
+
+def test_an_oracle_is_right_although_stock_gpqa_shuffles_its_choices(tmp_path: Path) -> None:
+    rows = [
+        {
+            "Question": f"Which of these is {n}?",
+            "Correct Answer": f"right {n}",
+            **{f"Incorrect Answer {k}": f"wrong {n} {k}" for k in (1, 2, 3)},
+        }
+        for n in range(30)
+    ]
+    toys.write_rows(tmp_path / "gpqa_diamond.jsonl", rows)
+
+    def oracle(call: Any) -> str:
+        letter = call.prompt.partition(") right")[0][-1]
+        return f"Let me see. The answer is ({letter})."
+
+    name = "lm-eval/gpqa_diamond_cot_zeroshot"
+    scores = by_metric(
+        measure(tmp_path / "run", scripted(oracle), name, data_dirs=(str(tmp_path),))
+    )
+    strict = scores["exact_match,strict-match"].estimate
+    assert strict is not None
+    assert strict.value == 1.0
+    samples = kept(tmp_path / "run", name)["samples"]["gpqa_diamond_cot_zeroshot"]
+    assert len({row["target"] for row in samples}) == 4

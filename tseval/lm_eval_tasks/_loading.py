@@ -37,6 +37,7 @@ def load(order: Order) -> "dict[str, Any] | Refusal":
     seed()
     manager, name = _manager(order)
     index = manager.task_index
+    # What a group defines itself has no file of its own, and so no local data.
     leaves = sorted(_leaves(index, name) or ())
     unsafe = [leaf for leaf in leaves if leaf in index and index[leaf].cfg.get("unsafe_code")]
     if unsafe and not order.unsafe_code:
@@ -81,7 +82,7 @@ def _manager(order: Order) -> tuple[Any, str]:
         name = order.task or _name_in(manager, order)
         if _leaves(manager.task_index, name) is not None:
             return manager, name
-    manager = TaskManager(include_path=order.folder or None)
+    manager = TaskManager(include_path=order.folder if order.file else None)
     return manager, order.task or _name_in(manager, order)
 
 
@@ -117,8 +118,8 @@ def _members(index: Mapping[str, Any], listed: Any) -> set[str] | None:
             elif "group" in item:
                 below = _members(index, item.get("task"))
             else:
-                # A task that the group defines itself brings its own data.
-                below = set() if "dataset_path" in item else None
+                # A task that the group defines itself, or one that this index lacks.
+                below = None
         if below is None:
             return None
         found |= below

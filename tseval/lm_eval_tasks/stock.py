@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -34,9 +35,11 @@ _ELSEWHERE = {
     "advanced_ai_risk": "model_written_evals",
     "winogender": "winogender",
 }
-# A name at the top level of a task file: 'task: name', '"group": name', quoted or not.
-_NAME = re.compile(rb"^[\"']?(?:task|group|tag)[\"']?\s*:[ \t]*[\"']?([^\s\"'#\[\]]+)", re.M)
-_TAGS = re.compile(rb"^[\"']?tag[\"']?\s*:\s*\n((?:[ \t]*-[ \t]*[^\n]+\n?)+)", re.M)
+# At the top level of a task file: 'task: name', '"group": name', 'tag: name' or a list of tags.
+_NAME = re.compile(rb"^[\"']?(task|group|tag)[\"']?\s*:[ \t]*[\"']?([^\s\"'#\[\]]+)", re.M)
+_TAGS = re.compile(
+    rb"^[\"']?tag[\"']?\s*:\s*(?:\[([^\]]*)\]|\n((?:[ \t]*-[ \t]*[^\n]+\n?)+))", re.M
+)
 
 
 class Location(Struct, frozen=True, kw_only=True):
@@ -69,14 +72,16 @@ def locate(name: str) -> Location:
         return Location(task="", folder=file.resolve().parent, file=file.resolve())
     root = tasks_folder()
     for folder in _likely(root, name):
-        if name in _places(folder):
+        if name in _places(folder).folders:
             return Location(task=name, folder=folder)
-    # A group or a tag may gather what stands in several folders: the worker checks that all of its
-    # members are there, and builds the full index where they are not.
+    # A group may gather what stands in several folders: the worker sees whether all of its members
+    # are there, and builds the full index where they are not. A tag always asks for it, since no
+    # folder knows who else has the tag.
     places = _places(root)
-    if name not in places:
-        raise UnknownName("lm-eval task", name, places, hint=_hint(name, places))
-    return Location(task=name, folder=places[name])
+    known = {*places.folders, *places.tags}
+    if name not in known:
+        raise UnknownName("lm-eval task", name, known, hint=_hint(name, known))
+    return Location(task=name, folder=places.folders.get(name))
 
 
 def tasks_folder() -> Path:
@@ -105,24 +110,36 @@ def _likely(root: Path, name: str) -> Iterator[Path]:
     yield from (root / folder for folder in sorted(near, key=len, reverse=True))
 
 
+class _Places(NamedTuple):
+    """What the files below a folder define: tasks and groups with their folders, and tags."""
+
+    folders: dict[str, Path]
+    tags: set[str]
+
+
 @cache
-def _places(folder: Path) -> dict[str, Path]:
-    """Read the names that a folder's files define, each with the folder of its file."""
-    found: dict[str, Path] = {}
-    for place, folders, files in os.walk(folder):
+def _places(root: Path) -> _Places:
+    found = _Places({}, set())
+    for place, folders, files in os.walk(root):
         folders.sort()
         for file in sorted(files):
-            if file.endswith(".yaml"):
+            # Files that others include, which may name tags too, end otherwise: '_common_yaml'.
+            if "yaml" in file or "." not in file:
                 path = Path(place, file)
-                for name in _defined(path.read_bytes()):
-                    found.setdefault(name, path.parent)
+                _read(path.read_bytes(), path.parent, found)
     return found
 
 
-def _defined(source: bytes) -> Iterator[str]:
+def _read(source: bytes, folder: Path, found: _Places) -> None:
     for match in _NAME.finditer(source):
-        if match[1] != b"-":
-            yield match[1].decode(errors="replace")
+        name = match[2].decode(errors="replace")
+        if match[1] == b"tag":
+            found.tags.add(name)
+        elif name != "-":
+            found.folders.setdefault(name, folder)
     for match in _TAGS.finditer(source):
-        for line in match[1].splitlines():
-            yield line.strip().lstrip(b"-").strip().strip(b"\"'").decode(errors="replace")
+        words = match[1].split(b",") if match[1] is not None else match[2].splitlines()
+        for word in words:
+            # A list has a dash before each, and either form may have quotes.
+            plain = word.strip().lstrip(b"-").partition(b"#")[0].strip().strip(b"\"'")
+            found.tags.add(plain.decode(errors="replace"))
