@@ -10,6 +10,7 @@ from itertools import combinations
 from math import fsum
 from pathlib import Path
 from statistics import mean
+from textwrap import dedent
 from typing import Any
 
 import msgspec
@@ -17,7 +18,15 @@ import pytest
 
 from tests.support.labelled_runs import Display
 from tests.support.sessions import finish
-from tseval.cards import AnswerSpec, BenchmarkCard, Columns, Source, Suite, read_catalogue
+from tseval.cards import (
+    AnswerSpec,
+    BenchmarkCard,
+    Columns,
+    Source,
+    Suite,
+    load_card,
+    read_catalogue,
+)
 from tseval.errors import ConfigError, RequestFailed
 from tseval.hookspecs import hookimpl
 from tseval.journal import Journal
@@ -385,11 +394,11 @@ def test_a_broken_checker_loses_its_benchmark_alone(tmp_path: Path) -> None:
 # -- several rollouts
 
 
-def by_prompt(outcome: Outcome, rollouts: int) -> dict[str, list[tuple[str | None, bool]]]:
+def by_prompt(outcome: Outcome, checker: str = "quiz") -> dict[str, list[tuple[str | None, bool]]]:
     """What each prompt's rollouts answered, and whether it was right; lost ones are left out."""
     found: dict[str, list[tuple[str | None, bool]]] = defaultdict(list)
     for each in stored(outcome):
-        verdict = each.verdicts["quiz"]
+        verdict = each.verdicts[checker]
         if verdict.reason == "error":
             continue
         answer = verdict.raw if verdict.details.get("extracted") == "yes" else None
@@ -412,7 +421,7 @@ def some(rollouts: list[tuple[str | None, bool]], k: int) -> float:
 
 def test_pass_and_majority_are_what_the_journal_gives_by_hand(tmp_path: Path) -> None:
     outcome = measure(tmp_path, varied, rollouts=5)
-    prompts = by_prompt(outcome, 5)
+    prompts = by_prompt(outcome)
     assert len(prompts) == PROMPTS
     metrics = [s.metric for s in outcome.scorecard.scores]
     assert metrics == ["pass_at_1", "pass_at_2", "pass_at_4", "pass_at_5", "maj_at_5"]
@@ -442,7 +451,7 @@ def test_what_was_cut_off_has_no_vote(tmp_path: Path) -> None:
         sampling=Sampling(answer_tokens=60),
         answer_tokens_fixed=True,
     )
-    prompts = by_prompt(outcome, 4)
+    prompts = by_prompt(outcome)
     some_right = mean(float(any(hit for _, hit in found)) for found in prompts.values())
     assert some_right > 0
     assert value(score_of(outcome, "maj_at_4")) == pytest.approx(some_right)
@@ -456,7 +465,7 @@ def test_prompts_that_lost_rollouts_are_left_out_where_too_few_are_left(tmp_path
             raise RequestFailed("the engine is ill", kind="engine")
 
     outcome = measure(tmp_path, ScriptedBackend(varied, fail=fail), rollouts=4)
-    prompts = by_prompt(outcome, 4)
+    prompts = by_prompt(outcome)
     left = {name: len(found) for name, found in prompts.items()}
     assert set(left.values()) >= {4}
     assert {1, 2, 3} & set(left.values())
@@ -665,6 +674,36 @@ def test_a_suites_average_spans_its_checkers_and_is_left_out_where_a_benchmark_i
     outcome = measure(tmp_path, right, cards=three, names=names, out="three", **more)
     assert list(outcome.scorecard.failed) == ["lost"]
     assert not [s for s in outcome.scorecard.scores if s.group == "average"]
+
+
+# -- the documentation
+
+
+def test_the_card_and_the_checker_of_the_how_to_work(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (root / "docs" / "how-to" / "add-a-benchmark.md").read_text(encoding="utf-8")
+    page = page[page.index("## When questions have a right answer") :]
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", page, flags=re.MULTILINE)
+    text, code = (dedent(block).strip() for block in blocks if len(block) > 200)
+    card = load_card(text, "capitals.yaml")
+    folder = tmp_path / "tseval_capitals"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "checker.py").write_text(code)
+    rows = [{"country": "Peru", "capital": "Lima"}, {"country": "Japan", "capital": "Tokyo"}]
+    (folder / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def script(call: Call) -> str:
+        return "Answer: Lima." if call.share() < 0.7 else "Who knows?"
+
+    outcome = measure(tmp_path, script, cards=(card,), names=("capitals",), rollouts=4)
+    assert not outcome.scorecard.failed
+    score = score_of(outcome)
+    assert score.judge == "capitals"
+    assert set(score.outcomes) == {"correct", "wrong", "no-answer"}
+    prompts = by_prompt(outcome, "capitals")
+    assert value(score_of(outcome, "maj_at_4")) == mean(map(lot, prompts.values()))
 
 
 # -- the catalogue
