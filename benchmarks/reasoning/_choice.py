@@ -34,6 +34,9 @@ from ._final import spaced
 
 VERSION = "1"
 
+# Characters of a last line in which 'it is C' is looked for.
+_LINE = 500
+
 _DRESS = (
     r"(?:[\s*_$({\[\"'`:<\u201c\u2018]|\\[(\[]"
     r"|\\(?:text|textbf|mathrm|mathbf|boxed|left|rm)(?![A-Za-z])){0,12}"
@@ -48,7 +51,9 @@ _SAYS = (
     r"(?:\bis(?!n)\b|\bwas\b|\bwould be\b|\bmust be\b|\bshould be\b|\bwill be\b|\bseems to be\b"
     r"|\bappears to be\b|[:=\uff1a])"
 )
-_NOUN = r"(?:answers?|options?|choices?|response|solution|ans|letter|\u7b54\u6848)"
+_NOUN = (
+    r"(?:correct(?=[\s*]*:)|answers?|options?|choices?|response|solution|ans|letter|\u7b54\u6848)"
+)
 _WHICH = (
     r"(?:\s*(?:option|choice|answer|letter|statement|be|therefore|thus|indeed|clearly|definitely"
     r"|most likely|probably|likely|either|both)\b){0,4}"
@@ -96,6 +101,12 @@ _LED = re.compile(
 )
 
 
+_IT_IS = re.compile(
+    r"(?i:\b(?:it|that)(?:['\u2019]s| is| must be| has to be))"
+    rf"(?i:{_WHICH}){_DRESS}(?:{_LETTER})[)\]}}*_$\s]*[.!]?[*\s]*$"
+)
+
+
 class _Reference(NamedTuple):
     """The right letter, and the texts of the choices in order (empty if they are not known)."""
 
@@ -133,7 +144,8 @@ def classes(extracted: list[str | None], reference: str) -> list[int]:
 def _reference(reference: str) -> _Reference:
     import json
 
-    letter, choices = reference.strip(), ()
+    letter = reference.strip()
+    choices: tuple[str, ...] = ()
     if letter.startswith("{"):
         try:
             fields = json.loads(letter)
@@ -261,6 +273,8 @@ def _alone(text: str, choices: tuple[str, ...]) -> list[str]:
     led = _LED.match(lines[-1])
     if led and (led["letter"] or len(lines) == 1):
         return [(led["letter"] or led["small"]).upper()]
+    if it_is := _IT_IS.search(lines[-1][-_LINE:]):
+        return [it_is["letter"]]
     begun = {found["letter"] for line in lines if (found := _OPTION.match(line))}
     if begun:
         return list(begun) if len(begun) == 1 else []

@@ -26,6 +26,7 @@ _SHORT = 200
 # No final answer has more characters; the patterns below are meant for texts of this size.
 _LONGEST = 2000
 _NESTED = 5
+_STATEMENTS = 50
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox|framebox)\b\s*")
 _MARKS = re.compile(r"(?:[*_#>:=.!?\"'`$\\(\[\]-]\s*){12,}")
@@ -173,7 +174,7 @@ def _stated(text: str) -> str | None:
         [*_STATEMENT.finditer(text), *_HEADING.finditer(text)], key=lambda one: one.start("rest")
     )
     words = None
-    for one in reversed(found):
+    for one in reversed(found[-_STATEMENTS:]):
         rest = one["rest"]
         if _NEGATED.search(one.groupdict().get("mid") or "") or _NEGATED.match(rest):
             continue
@@ -251,6 +252,7 @@ def _reduce(span: str, *, strict: bool, alone: bool = False) -> str | None:
     formulas = list(_FORMULA.finditer(bare))
     if formulas:
         return _from_formulas(bare, formulas, strict)
+    bare = bare.replace("\\$", "$")
     if not _WORD.search(_FUNCTIONS.sub(" ", bare)) and re.search(r"[\d\\=]|^[A-Za-z]$", bare):
         return bare
     if "\\" in bare and not re.search(r"\s[a-z]{2,}\s+[a-z]{2,}\s", bare):

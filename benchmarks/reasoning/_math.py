@@ -50,7 +50,8 @@ _OPEN = {"(": ")", "[": "]", "\\{": "\\}"}
 class _Value(NamedTuple):
     """An answer as it is compared.
 
-    ``brackets`` is '' for a single value, ',' for a bare list, 'u' for a union, else both brackets.
+    ``text`` is a form to compare, ``written`` the notation as it was; ``brackets`` is '' for a
+    single value, ',' for a bare list, 'u' for a union, else both brackets.
     """
 
     text: str
@@ -61,6 +62,7 @@ class _Value(NamedTuple):
     words: str | None = None
     brackets: str = ""
     parts: tuple[_Value, ...] = ()
+    written: str = ""
 
 
 def check(reference: str, answer: str) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def _same(one: _Value, other: _Value) -> bool:
         ) or (
             "" in mixed and bool(mixed - {""} & {"()", "[]", "(]", "[)"}) and _related(one, other)
         )
-    return equal_formulas(one.text, other.text)
+    return equal_formulas(one.written or one.text, other.written or other.text)
 
 
 def _letter(value: _Value) -> str | None:
@@ -219,6 +221,8 @@ def _value(text: str, depth: int = 0) -> _Value:
     words = words_of(text)
     if words:
         return _Value(words, words=words)
+    if re.fullmatch(r"\\(?:text|mbox)\s*\{[^{}]*\d[^{}]*\}", text):
+        text = text[text.index("{") + 1 : -1].strip()
     text = without_units(_after_relation(text))
     percent = bool(re.search(r"(?:\\?%|\bpercent)\s*$", text))
     if percent:
@@ -230,7 +234,11 @@ def _value(text: str, depth: int = 0) -> _Value:
     number = number_of(digits)
     places = len(digits.partition(".")[2]) if re.fullmatch(r"[-+]?\s*\d*\.\d+", digits) else 0
     # Between letters a blank ends a command: '\\cdot x'.
-    plain = digits if base else re.sub(r"(?<![A-Za-z])\s+|\s+(?![A-Za-z])", "", text)
+    plain = (
+        digits
+        if base
+        else re.sub(r"(?<![A-Za-z\d])\s+|(?<!\d)\s+(?![A-Za-z])|\s+(?![A-Za-z\d])", "", text)
+    )
     plain = plain if number is None else str(number)
     return _Value(
         f"{plain}_{base['base']}" if base else f"{plain}%" if percent else plain,
@@ -238,6 +246,7 @@ def _value(text: str, depth: int = 0) -> _Value:
         decimals=places,
         percent=percent,
         base=base["base"] if base else "",
+        written=digits if base else text,
     )
 
 

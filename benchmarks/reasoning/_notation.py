@@ -165,7 +165,7 @@ def without_short_unit(tidied: str) -> str:
 _INTEGER = r"\d+"
 _PLAIN = re.compile(
     rf"(?P<sign>[-+]?)\s*(?:"
-    rf"(?P<whole>{_INTEGER})\s*(?:\s|\\frac)\s*(?P<mixed>\{{?\d+\}}?\s*/?\s*\{{?\d+\}}?)"
+    rf"(?P<whole>{_INTEGER})(?P<mixed>\s+\d+\s*/\s*\d+|\s*\\frac\s*\{{\d+\}}\s*\{{\d+\}})"
     rf"|(?P<top>\d+(?:\.\d+)?|\.\d+)\s*/\s*(?P<bottom>[-+]?\d+(?:\.\d+)?)"
     rf"|\\frac\s*\{{\s*(?P<ftop>[-+]?\d+(?:\.\d+)?)\s*\}}\s*\{{\s*(?P<fbottom>[-+]?\d+(?:\.\d+)?)\s*\}}"
     rf"|(?P<decimal>\d+\.?\d*|\.\d+)"
