@@ -378,13 +378,16 @@ def identify_checker(module: str) -> JudgeIdentity:
     """
     try:
         found = importlib.import_module(module)
-        name = str(getattr(found, "NAME", module.rpartition(".")[2].lstrip("_")))
-        stamp, libraries = str(found.VERSION), tuple(getattr(found, "LIBRARIES", ()))
-    except (ImportError, AttributeError) as error:
+        stamp, _ = str(found.VERSION), (found.check, found.classes)
+        libraries = msgspec.convert(getattr(found, "LIBRARIES", ()), tuple[str, ...])
+    except (ImportError, SyntaxError, AttributeError, msgspec.ValidationError) as error:
         raise ConfigError(
             f"{module} is no checker of answers: {error}",
             hint="it needs VERSION, check and classes; NAME and LIBRARIES are welcome",
         ) from error
+    name = getattr(found, "NAME", None)
+    if not isinstance(name, str):  # what else a module may call so is no name
+        name = module.rpartition(".")[2].lstrip("_")
     identity = {}
     for library in libraries:
         try:

@@ -639,11 +639,18 @@ def test_a_checker_is_identified_by_version_and_libraries(tmp_path: Path) -> Non
     identity = identify_checker(CHECKER)
     assert (identity.name, identity.version) == ("quiz", "1")
     assert list(identity.identity) == ["msgspec"]
-    (tmp_path / "bare_checker.py").write_text("VERSION = 3\nLIBRARIES = ('no-such-dist',)\n")
+    bare = "def check(reference, answer): ...\ndef classes(extracted, reference): ...\n"
+    (tmp_path / "bare_checker.py").write_text(
+        f"{bare}import re\nNAME = re.compile('x')\nVERSION = 3\nLIBRARIES = ['no-such-dist']\n"
+    )
+    (tmp_path / "listless_checker.py").write_text(f"{bare}VERSION = '1'\nLIBRARIES = 'sympy'\n")
+    (tmp_path / "half_checker.py").write_text("VERSION = '1'\ndef check(reference, answer): ...\n")
+    (tmp_path / "torn_checker.py").write_text("VERSION = \n")
     identity = identify_checker("bare_checker")
     assert (identity.name, identity.version) == ("bare_checker", "3")
     assert identity.identity == {"no-such-dist": "missing"}
-    for missing in ("no_such_module", "json"):
+    broken = ("no_such_module", "json", "listless_checker", "half_checker", "torn_checker")
+    for missing in broken:
         with pytest.raises(ConfigError, match="is no checker of answers"):
             identify_checker(missing)
 
