@@ -45,7 +45,7 @@ class Evidence(NamedTuple):
         classes: The same by class of prompts, over all benchmarks.
         thinks: Whether a trace was seen.
         pace: How fast it was, if that is known and holds here.
-        token_bytes: Of the run's folder, a new token; None if unknown.
+        token_bytes: Of journal and arrays, a new token; None if unknown.
         seconds: What looking took, for a pilot.
         folder: Of the earlier run.
         notes: What has to be said.
@@ -111,7 +111,7 @@ async def run_pilot(
         leg = outcome.folder.manifest.legs[-1]
         lengths, classes, thinks = _lengths(outcome.folder, spec, works)
         tokens = sum(each.low for group in classes.values() for p in group.values() for each in p)
-        size = sum(f.stat().st_size for f in outcome.folder.path.rglob("*") if f.is_file())
+        size = _size(outcome.folder)
     failed = {**outcome.scorecard.failed, **outcome.scorecard.skipped}
     made = leg.counts.get("generation.made", 0)
     rollouts = sum(work.rollouts or 0 for work in works)
@@ -184,7 +184,7 @@ def _read(folder: RunFolder, spec: RunSpec, works: list[Workload], wanted: int) 
     lengths, classes, thinks = _lengths(folder, spec, works)
     manifest = folder.manifest
     tokens = sum(leg.counts.get("tokens", 0) for leg in manifest.legs)
-    size = sum(f.stat().st_size for f in folder.path.rglob("*") if f.is_file())
+    size = _size(folder)
     notes = []
     pace = None
     if manifest.versions.get("platform") != versions()["platform"]:
@@ -245,6 +245,12 @@ def _working(folder: RunFolder, leg: Leg) -> float:
     before = min(latency, max(0.0, min(times) - began))
     # The start is noted to the second, so a short leg may seem longer than it was.
     return min(leg.seconds, max(max(times) - min(times) + before, 1e-3))
+
+
+def _size(folder: RunFolder) -> int:
+    """Bytes of a run's journal and arrays; its other files do not grow with it."""
+    parts = (folder.journal, folder.path / "arrays")
+    return sum(f.stat().st_size for part in parts for f in part.rglob("*") if f.is_file())
 
 
 def _lengths(

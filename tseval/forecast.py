@@ -27,7 +27,8 @@ from .runfolder import DEFAULT_ROOT
 from .spec import RunSpec
 from .workload import Workload, all_calls, workload
 
-PILOT_ROWS = 8
+# A benchmark's in a pilot; the second where looking at many at once takes no longer.
+PILOT_ROWS, MOST_PILOT_ROWS = 8, 64
 # Of the journal, where nothing was measured: a rollout with its rows and verdicts, and a token.
 _ROLLOUT_BYTES, _TOKEN_BYTES = 1500, 12
 
@@ -50,7 +51,8 @@ async def plan(
         display: Shows the pilot's progress.
         out: Where the run would be written, and earlier runs are looked for.
         pilot: Rows a benchmark of a pilot; 0 runs no model. None looks for an earlier run of the
-            same model first, and runs a pilot of ``PILOT_ROWS`` if there is none.
+            same model first, and runs a pilot if there is none: of ``PILOT_ROWS`` on a CPU, and of
+            up to ``MOST_PILOT_ROWS`` elsewhere, to keep as many rollouts under way as the run will.
         earlier: An earlier run's folder, to take lengths and speed from.
         backend: For the pilot, instead of the one that ``spec.model`` names.
 
@@ -70,9 +72,17 @@ async def plan(
         found = earlier_run(spec, out, earlier, works, min(rollouts, waiting.max_outstanding))
     there = tuple(work.name for work in works if not work.missing)
     if found is None and pilot != 0 and there:
-        rows = PILOT_ROWS if pilot is None else pilot
+        rows = pilot or _pilot_rows(waiting, rollouts, len(there))
         found = await run_pilot(spec, registry, display, works, there, rows, backend)
     return _together(spec, works, found, out)
+
+
+def _pilot_rows(backend: Backend, rollouts: int, benchmarks: int) -> int:
+    """Choose the rows of a pilot such that its speed is the run's, where that costs no time."""
+    if "cpu" in backend.devices:
+        return PILOT_ROWS
+    at_once = min(rollouts, backend.max_outstanding)
+    return min(max(PILOT_ROWS, -(-at_once // benchmarks)), MOST_PILOT_ROWS)
 
 
 def _together(
