@@ -637,3 +637,25 @@ def test_an_oracle_is_right_although_stock_gpqa_shuffles_its_choices(tmp_path: P
     assert strict.value == 1.0
     samples = kept(tmp_path / "run", name)["samples"]["gpqa_diamond_cot_zeroshot"]
     assert len({row["target"] for row in samples}) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("right", [True, False])
+def test_an_oracle_on_every_row_of_gsm8k_scores_one_and_its_opposite_zero(
+    tmp_path: Path, mirror: Path, right: bool
+) -> None:
+    rows = map(json.loads, (mirror / "reasoning" / "gsm8k.jsonl").open(encoding="utf-8"))
+    answers = {row["question"]: row["answer"].rpartition("#### ")[2] for row in rows}
+
+    def oracle(call: Any) -> str:
+        question = call.prompt.removeprefix("Q: ").partition("\nA: Let's think")[0]
+        number = answers[question].replace(",", "")
+        return f"The answer is {number if right else int(number) + 1}."
+
+    name = "lm-eval/gsm8k_cot_zeroshot"
+    scores = measure(tmp_path / "run", scripted(oracle), name, data_dirs=(str(mirror),))
+    for score in scores:
+        assert score.estimate is not None
+        assert score.estimate.value == float(right)
+        assert score.n == 1319
+        assert not score.partial

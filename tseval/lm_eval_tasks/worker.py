@@ -17,7 +17,7 @@ import msgspec
 from tseval.errors import DataError, TsevalError
 
 from . import records
-from ._loading import FEWSHOT_SEED, load, seed
+from ._loading import FEWSHOT_SEED, compiled_once, load, seed
 from ._models import asking_model, replaying_model
 from ._series import group_values, series_of
 from .records import (
@@ -33,10 +33,12 @@ from .records import (
     Template,
 )
 
-# Iterations for the standard errors that lm-eval bootstraps; means need none.
-_BOOTSTRAP = 1000
+# Iterations for the standard errors that lm-eval bootstraps; means need none. Few, since our own
+# intervals do not rest on them, and each computes the aggregate anew.
+_BOOTSTRAP = 100
 
 
+@compiled_once()
 def build(order: dict[str, Any]) -> dict[str, Any]:
     """Load a task and build its requests.
 
@@ -69,6 +71,7 @@ def build(order: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+@compiled_once()
 def score(
     order: dict[str, Any], answers: dict[str, Any], template: dict[str, Any], out: str
 ) -> dict[str, Any]:
