@@ -123,14 +123,13 @@ class LmEvalBenchmark:
                 seconds=_BUILD_SECONDS,
             )
         except RequestFailed as error:
-            raise DataError(
-                f"{self.card.name} cannot be loaded: {_reason(error)}",
-                hint="its rows come from the hub, or from a file in a --data-dir",
-            ) from error
+            reason, hint = _reason(error)
+            hint = hint or "its rows come from the hub, or from a file in a --data-dir"
+            raise DataError(f"the task cannot be loaded: {reason}", hint=hint) from error
         built = msgspec.convert(found, Built)
         if built.refusal is not None:
             kind = ConfigError if built.refusal.kind == "config" else CapabilityMissing
-            raise kind(f"{self.card.name}: {built.refusal.message}", hint=built.refusal.hint)
+            raise kind(built.refusal.message, hint=built.refusal.hint)
         return built
 
     def _check(self, session: Session, built: Built) -> None:
@@ -148,14 +147,13 @@ class LmEvalBenchmark:
             contexts = [built.contexts[place] for place in places]
             if task.name not in scored and any(context.prefill for context in contexts):
                 raise CapabilityMissing(
-                    f"{self.card.name}: {task.name} begins the model's turn for it, which would"
-                    " keep a model from thinking",
+                    f"{task.name} begins the model's turn for it, which would keep a model from"
+                    " thinking",
                     hint="take a variant of the task without gen_prefix",
                 )
             if session.spec.system_prompt and any(c.turns[0][0] == "system" for c in contexts):
                 raise ConfigError(
-                    f"{self.card.name}: {task.name} has a system turn of its own, and so has"
-                    " --system-prompt",
+                    f"{task.name} has a system turn of its own, and --system-prompt is another",
                     hint="leave --system-prompt out for this benchmark",
                 )
         repeats = {ask.repeats for task in built.tasks for doc in task.docs for ask in doc.asks}
@@ -238,7 +236,7 @@ class LmEvalBenchmark:
             docs = answered[task.name]
             if not docs:
                 raise TsevalError(
-                    f"{self.card.name}: no document of {task.name} could be answered",
+                    f"no document of {task.name} could be answered",
                     hint="run the same command again to try them once more",
                 )
             given[task.name] = Answers(
@@ -257,10 +255,9 @@ class LmEvalBenchmark:
                 seconds=_SCORE_SECONDS,
             )
         except RequestFailed as error:
-            raise TsevalError(
-                f"{self.card.name} cannot be scored: {_reason(error)}",
-                hint="the answers are kept; the same command scores them again",
-            ) from error
+            reason, hint = _reason(error)
+            hint = hint or "the answers are kept; the same command scores them again"
+            raise TsevalError(f"the answers cannot be scored: {reason}", hint=hint) from error
         return msgspec.convert(found, Scored)
 
 
@@ -268,10 +265,11 @@ def _versions() -> str:
     return f"{VERSION} lm-eval {version('lm-eval')}"
 
 
-def _reason(error: RequestFailed) -> str:
-    """Give a worker's error without the name of its function."""
+def _reason(error: RequestFailed) -> tuple[str, str]:
+    """Give a worker's error without the name of its function, and its hint or ''."""
     head, _, rest = error.message.partition(": ")
-    return rest if head.startswith(_WORKER) else error.message
+    reason, _, hint = (rest if head.startswith(_WORKER) else error.message).partition("\nhint: ")
+    return reason, hint
 
 
 def _template(session: Session) -> Template:
