@@ -13,17 +13,8 @@ import msgspec
 from .errors import ConfigError
 from .journal import Journal
 from .legs import Display
-from .planning import (
-    SPEED_SPREAD,
-    Length,
-    Limits,
-    Moment,
-    Pace,
-    Range,
-    Source,
-    length_under,
-    pilot_pace,
-)
+from .pace import SPEED_SPREAD, Moment, Pace, Range, faster, pilot_pace
+from .planning import Length, Limits, Source, length_under
 from .plugins import Registry
 from .readback import Row, stored_rows
 from .roles import Backend
@@ -221,7 +212,9 @@ def _pace(folder: RunFolder, wanted: int) -> Pace | None:
     gain = max(1.0, wanted / made)
     return Pace(
         tokens_per_second=Range(
-            value=speed, low=whole * (1 - SPEED_SPREAD), high=speed * gain * (1 + SPEED_SPREAD)
+            value=faster(speed, gain),
+            low=whole * (1 - SPEED_SPREAD),
+            high=speed * gain * (1 + SPEED_SPREAD),
         ),
         fixed_seconds=leg.seconds - working,
         source="earlier run",

@@ -8,15 +8,14 @@ from pathlib import Path
 from .evidence import Evidence, earlier_run, run_pilot
 from .judging import seat_judges
 from .legs import Display
+from .pace import Range, duration, faster
 from .planning import (
     BenchmarkPlan,
     Length,
     Plan,
-    Range,
     Source,
     added,
     bounded,
-    duration,
     guessed,
     resolution,
     total_tokens,
@@ -210,10 +209,11 @@ def _notes(
     if pace is None:
         yield "time is not known without a pilot, or an earlier run on this machine"
     elif pace.concurrent < pace.wanted:
+        gain = pace.wanted / pace.concurrent
         yield (
             f"speed was measured with {pace.concurrent} rollouts at once; the run keeps up to"
-            f" {pace.wanted} waiting and may be faster, by {pace.wanted / pace.concurrent:.1f}"
-            " times at the most: --pilot N measures with more"
+            f" {pace.wanted} waiting, and is taken to be {faster(1, gain):.1f} times as fast,"
+            f" {gain:.1f} at the most: --pilot N measures with more"
         )
     if spec.rollouts > 1:
         yield "differences are counted by prompts: more rollouts of one prompt help, but less"

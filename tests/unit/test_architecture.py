@@ -16,7 +16,7 @@ ORDER = (
     *("asking", "judging", "session", "scoring", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner", "rejudge"),
     *("labelfile", "calibration", "labelling", "sheets", "validation", "judgements", "correction"),
-    *("agreement", "planning", "workload", "evidence", "forecast"),
+    *("agreement", "pace", "planning", "workload", "evidence", "forecast"),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
     *("models", "probes", "train", "cli"),
 )

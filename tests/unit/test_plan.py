@@ -273,7 +273,7 @@ def test_a_watch_passes_on_what_it_is_told() -> None:
 
 
 def test_ranges_are_written_with_their_units() -> None:
-    from tseval.planning import Range
+    from tseval.pace import Range
 
     assert amount(Range(value=1500, low=900, high=2_000_000)) == "1.5 k [900, 2 M]"
     assert amount(Range(value=None, low=0, high=5e9), "B") == "0 to 5 GB"

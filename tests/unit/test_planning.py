@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 
 from tseval.errors import StatisticsError
-from tseval.planning import (
-    Length,
-    Limits,
-    Moment,
-    Pace,
-    Range,
-    added,
-    bounded,
-    duration,
-    guessed,
-    length_under,
-    pilot_pace,
-    total_tokens,
-)
+from tseval.pace import Moment, Pace, Range, duration, pilot_pace
+from tseval.planning import Length, Limits, added, bounded, guessed, length_under, total_tokens
 from tseval.types import Rollout
 
 OWN = Limits(trace=100, answer=50)
@@ -178,8 +166,11 @@ def test_a_pilot_smaller_than_the_runs_batches_bounds_the_speed_from_below() -> 
     found = pilot_pace(seen, 10, loading=0, swapping=0, wanted=40)
     assert found is not None
     assert (found.concurrent, found.wanted) == (10, 40)
-    assert found.tokens_per_second.value == 100
+    assert found.tokens_per_second.low == pytest.approx(85)
+    assert found.tokens_per_second.value == pytest.approx(100 * 4 ** (1 / 3))
     assert found.tokens_per_second.high == pytest.approx(4 * 115)
+    # What passes whatever the size is of the pilot's own speed.
+    assert found.fixed_seconds == 0
 
 
 def test_swaps_of_a_pilot_are_spent_once() -> None:

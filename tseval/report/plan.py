@@ -7,7 +7,8 @@ from tseval.power import TYPICAL_CORRELATION
 from tseval.report.judges import Page, Section
 
 if TYPE_CHECKING:
-    from tseval.planning import BenchmarkPlan, Plan, Range, Resolution
+    from tseval.pace import Range
+    from tseval.planning import BenchmarkPlan, Plan, Resolution
 
 _UNKNOWN = "unknown"
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
