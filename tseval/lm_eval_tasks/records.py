@@ -127,13 +127,11 @@ class Built(Struct, frozen=True, kw_only=True):
     Attributes:
         refusal: Why there is nothing, or None.
         tasks: The tasks, in lm-eval's order.
-        groups: Names of the groups.
         contexts: Distinct contexts of all requests.
     """
 
     refusal: Refusal | None = None
     tasks: tuple[TaskPlan, ...] = ()
-    groups: tuple[str, ...] = ()
     contexts: tuple[Context, ...] = ()
 
 

@@ -23,17 +23,11 @@ _ELSEWHERE = {
     "aime25": "aime",
     "ai2_arc": "arc",
     "arc_": "arc",
-    "bbq": "bbq",
-    "drop": "drop",
-    "gsm8k_platinum": "gsm8k_platinum",
-    "gsm_plus": "gsm_plus",
     "hendrycks_math500": "hendrycks_math",
     "minerva_math500": "minerva_math",
-    "openbookqa": "openbookqa",
     "persona_": "model_written_evals",
     "sycophancy": "model_written_evals",
     "advanced_ai_risk": "model_written_evals",
-    "winogender": "winogender",
 }
 # At the top level of a task file: 'task: name', '"group": name', 'tag: name' or a list of tags.
 _NAME = re.compile(rb"^[\"']?(task|group|tag)[\"']?\s*:[ \t]*[\"']?([^\s\"'#\[\]]+)", re.M)

@@ -65,7 +65,6 @@ def build(order: dict[str, Any]) -> dict[str, Any]:
     return _plain(
         Built(
             tasks=tuple(plans),
-            groups=tuple(loaded.get("groups") or ()),
             contexts=tuple(_context(text) for text in contexts),
         )
     )
