@@ -30,6 +30,8 @@ from .workload import Workload, all_calls, workload
 PILOT_ROWS, MOST_PILOT_ROWS = 8, 64
 # Of the journal, where nothing was measured: a rollout with its rows and verdicts, and a token.
 _ROLLOUT_BYTES, _TOKEN_BYTES = 1500, 12
+# Bytes a token differ between texts by so much, as a fraction.
+_BYTES_SPREAD = 0.1
 
 
 async def plan(
@@ -141,6 +143,8 @@ def _benchmark(work: Workload, spec: RunSpec, found: Evidence | None) -> Benchma
             seconds = duration(tokens, found.pace)
         if found is not None and found.token_bytes is not None:
             disk = tokens.scaled(found.token_bytes)
+            low, high = (1 - _BYTES_SPREAD) * disk.low, (1 + _BYTES_SPREAD) * disk.high
+            disk = Range(value=disk.value, low=low, high=high)
         else:
             base = work.rollouts * _ROLLOUT_BYTES
             disk = tokens.scaled(_TOKEN_BYTES)
