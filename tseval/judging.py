@@ -5,14 +5,16 @@ A judge is named ``name(option=value,...)@where``. ``where`` is a model string, 
 ``panel(judge,judge; rule)`` or has a registered name; its members are judges like any other.
 """
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from msgspec import Struct
 
 from .asking import way_of
-from .errors import ConfigError
+from .errors import ConfigError, TsevalError
 from .panels import Label, Panel, is_panel, parse_panel, split_outside, split_panel
 from .protocol import JudgeIdentity, fingerprint
 from .roles import Judge, JudgeCard, ModelSpec
@@ -60,6 +62,8 @@ def parse_judge(text: str) -> JudgeSpec:
     Raises:
         ConfigError: It cannot be read.
     """
+    if text.count("(") != text.count(")"):
+        raise ConfigError(f"the judge {text!r} has a bracket that is not closed")
     found = _SPEC.fullmatch(text.strip())
     if found is None:
         raise ConfigError(
@@ -82,6 +86,22 @@ def parse_judge(text: str) -> JudgeSpec:
         sees=msgspec.convert(sees, TextJudged | None),
         where=(found["where"] or "").strip(),
     )
+
+
+@contextlib.contextmanager
+def said_of(judge: str) -> Iterator[None]:
+    """Let what goes wrong with a judge's model speak of the judge and of its flags."""
+    try:
+        yield
+    except TsevalError as error:
+        # Models are described, built and started by the same code for judges and for subjects.
+        words = (("-M ", "-J "), ("--base-url", "its address"))
+        for one, other in words:
+            error.message = error.message.replace(one, other)
+            error.hint = error.hint.replace(one, other)
+        if judge not in error.message:
+            error.message = f"judge {judge!r}: {error.message}"
+        raise
 
 
 class Seat(Struct, frozen=True, kw_only=True):
@@ -163,7 +183,8 @@ class _Table:
         if isinstance(plugin, Panel):
             return self._put(text, self._panel(spec, plugin, shown))
         judge = _configured(plugin, spec)
-        model = self._model(spec, judge.card)
+        with said_of(spec.label):
+            model = self._model(spec, judge.card)
         label = spec.text if spec.label in self.clashing else spec.label
         # Under a clash too, a judge that names its default model is the judge that names none.
         label = self._asked.setdefault((spec.label, msgspec.json.encode(model)), label)
@@ -312,7 +333,12 @@ def identify(seat: Seat, models: dict[str, Model], members: list[JudgeIdentity])
         )
     if seat.role:
         model = models[seat.role]
-        identity |= {f"model.{key}": value for key, value in model.subject.identity.items()}
+        known = model.subject.identity
+        # Where a server stands says nothing about what it serves; its word for the model, and a
+        # canary's answer, are all there is to know, and marked as unverified.
+        identity |= {f"model.{key}": known[key] for key in known if key != "server"}
+        if not model.subject.verified:
+            identity["model.verified"] = "no"
         identity["asked"] = way_of(card, model.backend)
         if card.choices:
             capable = model.backend.capabilities.choices

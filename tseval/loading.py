@@ -7,7 +7,7 @@ import msgspec
 from .asking import way_of
 from .errors import ConfigError, TsevalError
 from .formats import choose_format
-from .judging import Seat
+from .judging import Seat, said_of
 from .plugins import Registry
 from .protocol import fingerprint
 from .roles import Backend, Completion, CompletionRequest, ModelSpec, Report
@@ -42,9 +42,10 @@ class Models:
             if seat.spec is None:
                 continue
             if seat.role not in self.started:
-                backend = self._registry.backends[seat.spec.backend].create(seat.spec)
-                await self._make_room(backend)
-                self.started[seat.role] = await self._model(seat.role, backend, seat.spec)
+                with said_of(seat.label):
+                    backend = self._registry.backends[seat.spec.backend].create(seat.spec)
+                    await self._make_room(backend)
+                    self.started[seat.role] = await self._model(seat.role, backend, seat.spec)
                 self.scheduler.add(seat.role, backend, resident=True)
             way_of(seat.judge.card, self.started[seat.role].backend)
 

@@ -201,9 +201,12 @@ def count(rule: VoteRule, verdicts: list[Verdict], names: tuple[str, ...] = ()) 
         for vote, verdict in zip(votes, verdicts, strict=True)
     )
     notes = tuple(sorted({note for verdict in verdicts for note in verdict.notes}))
+    degenerate = any(verdict.reason == "degenerate" for verdict in verdicts)
     if rule.soft:
         if absent:
             return Verdict(reason="error" if failed else "unparsed", raw=raw, notes=notes)
+        if degenerate and 2 * yes <= len(votes):
+            return Verdict(reason="degenerate", raw=raw, notes=notes)
         share = yes / len(votes)
         label = None if 2 * yes == len(votes) else 2 * yes > len(votes)
         return _verdict(rule, label, raw, notes, soft=share)
@@ -211,10 +214,10 @@ def count(rule: VoteRule, verdicts: list[Verdict], names: tuple[str, ...] = ()) 
     if len(outcomes) > 1:
         return Verdict(reason="error" if failed else "unparsed", raw=raw, notes=notes)
     side = outcomes.pop()
+    if side != "yes" and degenerate:
+        return Verdict(reason="degenerate", raw=raw, notes=notes)
     if side == "none":
         return Verdict(reason="undecided", raw=raw, notes=notes)
-    if side == "no" and any(verdict.reason == "degenerate" for verdict in verdicts):
-        return Verdict(reason="degenerate", raw=raw, notes=notes)
     return _verdict(rule, side == "yes", raw, notes)
 
 

@@ -180,7 +180,7 @@ def _split_suffixes(name: str) -> tuple[str, str, str]:
     return name, revision, adapter
 
 
-def parse_options(pairs: list[str]) -> dict[str, str]:
+def parse_options(pairs: list[str], *, flag: str = "-M") -> dict[str, str]:
     """Read ``-M key=value`` pairs; several may stand in one, separated by commas.
 
     Commas inside the brackets and strings of a JSON value belong to it.
@@ -193,11 +193,11 @@ def parse_options(pairs: list[str]) -> dict[str, str]:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key:
             raise ConfigError(
-                f"-M takes key=value, got {part!r}",
+                f"{flag} takes key=value, got {part!r}",
                 hint="commas separate pairs, except inside {}, [] and double quotes",
             )
         if options.setdefault(key, value) != value:
-            raise ConfigError(f"-M {key} is given twice: {options[key]!r} and {value!r}")
+            raise ConfigError(f"{flag} {key} is given twice: {options[key]!r} and {value!r}")
     return options
 
 

@@ -68,7 +68,7 @@ def test_a_judge_is_read(text: str, expected: dict[str, Any]) -> None:
         ("@hf", "cannot read the judge '@hf'"),
         ("(k=v)", "cannot read the judge"),
         ("a@", "cannot read the judge 'a@'"),
-        ("a(k=v", "cannot read the judge 'a(k=v'"),
+        ("a(k=v", "the judge 'a(k=v' has a bracket that is not closed"),
         ("a(k=v)b", "cannot read the judge"),
         ("a(k)", "'k' is no new option=value"),
         ("a(=v)", "'=v' is no new option=value"),

@@ -69,6 +69,8 @@ def words(values: list[str] | None) -> list[str]:
             if character == "," and depth == 0:
                 found.append(f"{value},"[start:place].strip())
                 start = place + 1
+        # Behind a bracket that nobody closed: whoever reads the word says so.
+        found.append(value[start:].strip())
     return list(dict.fromkeys(word for word in found if word))
 
 

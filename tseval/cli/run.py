@@ -158,7 +158,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
     if given["intervention"]:
         plugins.interventions[given["intervention"]]
     values, changed = _protocol_values(given, preset)
-    judge_options = parse_options(given["judge_option"])
+    judge_options = parse_options(given["judge_option"], flag="-J")
     _check_judges(values["judges"], judge_options, preset, plugins)
     spec = RunSpec(
         model=model,
@@ -199,7 +199,7 @@ def _check_judges(
     judges: tuple[str, ...], options: dict[str, str], preset: "Preset", plugins: "Registry"
 ) -> None:
     """Say what is wrong with a judge before a model is loaded."""
-    from tseval.judging import parse_judge, seat_judges
+    from tseval.judging import parse_judge, said_of, seat_judges
 
     if judges == preset.judges:
         for name in (parse_judge(text).name for text in judges):
@@ -212,7 +212,8 @@ def _check_judges(
                 )
     for seat in seat_judges(judges, plugins, options).values():
         if seat.spec is not None:
-            plugins.backends[seat.spec.backend].create(seat.spec)
+            with said_of(seat.label):
+                plugins.backends[seat.spec.backend].create(seat.spec)
 
 
 def _protocol_values(given: dict[str, Any], preset: "Preset") -> tuple[dict[str, Any], list[str]]:
