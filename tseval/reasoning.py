@@ -6,10 +6,8 @@ machine leave the denominator.
 """
 
 import asyncio
-import importlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from math import fsum
 from typing import NamedTuple
@@ -17,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from .cards import AnswerSpec, BenchmarkCard
+from .checkers import identify_checker, require_libraries
 from .data import Rows, load_rows
 from .errors import ConfigError, RequestFailed, RowSkipped, TsevalError
 from .metrics import MAJ_AT_K, PASS_AT_1, PASS_AT_K, Judged, score
@@ -70,6 +69,8 @@ class ReasoningBenchmark:
         for warning in rows.warnings:
             session.warn(warning)
         identity = identify_checker(self._answer.checker)
+        references = [sample.reference for sample in rows.samples]
+        await asyncio.to_thread(require_libraries, self._answer.checker, references)
         session.expect(self.card.name, len(rows.samples) * spec.rollouts)
         work = product(rows.samples, range(spec.rollouts))
         checked: list[Checked] = []
@@ -365,36 +366,6 @@ def _over_prompts(
 def _means(pairs: list[tuple[float, float]]) -> tuple[float, float]:
     lows, highs = zip(*pairs, strict=True)
     return fsum(lows) / len(pairs), fsum(highs) / len(pairs)
-
-
-def identify_checker(module: str) -> JudgeIdentity:
-    """Return what a checker's verdicts depend on.
-
-    Args:
-        module: Importable name; cheap to import, its libraries are loaded in the worker.
-
-    Raises:
-        ConfigError: There is no such module, or it is no checker.
-    """
-    try:
-        found = importlib.import_module(module)
-        stamp, _ = str(found.VERSION), (found.check, found.classes)
-        libraries = msgspec.convert(getattr(found, "LIBRARIES", ()), tuple[str, ...])
-    except (ImportError, SyntaxError, AttributeError, msgspec.ValidationError) as error:
-        raise ConfigError(
-            f"{module} is no checker of answers: {error}",
-            hint="it needs VERSION, check and classes; NAME and LIBRARIES are welcome",
-        ) from error
-    name = getattr(found, "NAME", None)
-    if not isinstance(name, str):  # what else a module may call so is no name
-        name = module.rpartition(".")[2].lstrip("_")
-    identity = {}
-    for library in libraries:
-        try:
-            identity[library] = version(library)
-        except PackageNotFoundError:
-            identity[library] = "missing"
-    return JudgeIdentity(name=name, version=stamp, identity=identity)
 
 
 def _version(identity: JudgeIdentity) -> str:

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .cards import BenchmarkCard
+from .checkers import identify_checker
 from .data import cluster_of, load_rows
 from .errors import DataError
 from .judging import Seat
 from .panels import Panel
 from .planning import JudgeCalls, Limits
 from .prompt_benchmark import PromptBenchmark
-from .reasoning import ReasoningBenchmark, identify_checker
+from .reasoning import ReasoningBenchmark
 from .roles import Benchmark
 from .spec import RunSpec
 from .types import Sample

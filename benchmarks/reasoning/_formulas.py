@@ -19,13 +19,13 @@ _VERIFY_SECONDS = 2
 _POWER = 2000
 _SYMBOLIC_POWER = 60
 # What may stand left of an equals sign for its right side to be the answer.
-NAME = re.compile(r"\s*\\?[A-Za-z]+\s*(?:_\s*\{?\w+\}?)?\s*(?:\([^()]*\))?\s*")
+NAMED = re.compile(r"\s*\\?[A-Za-z]+\s*(?:_\s*\{?\w+\}?)?\s*(?:\([^()]*\))?\s*")
 
 
 @lru_cache(maxsize=4096)
 def equal_formulas(one: str, other: str) -> bool:
     """Ask math-verify, once neither text is an equation that the other is not."""
-    sides = [NAME.fullmatch(text.partition("=")[0]) for text in (one, other)]
+    sides = [NAMED.fullmatch(text.partition("=")[0]) for text in (one, other)]
     if ("=" in one) != ("=" in other):
         # One is an equation: only 'name = value' stands for its value.
         if not sides["=" in other]:

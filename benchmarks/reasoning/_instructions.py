@@ -23,6 +23,8 @@ from typing import Any
 import tseval
 
 VERSION = "1"
+# A version of these can change what is followed.
+LIBRARIES = ("lm_eval", "langdetect", "nltk")
 
 _PACKAGES = ("langdetect", "immutabledict", "nltk")
 # Kinds whose check cuts the answer into sentences or words with nltk's data.
@@ -68,6 +70,12 @@ def check(reference: str, answer: str) -> dict[str, Any]:
 def classes(extracted: list[str | None], reference: str) -> list[int]:
     """Number the answers: free texts don't agree, so each is a class of its own; -1 if empty."""
     return [-1 if one is None else number for number, one in enumerate(extracted)]
+
+
+def requires(references: list[str]) -> str:
+    """Say what has to be installed to check rows, or ''."""
+    absent = missing([name for one in references for name in _row(one)["instruction_id_list"]])
+    return f"needs {absent}: pip install 'tseval[ifeval]'" if absent else ""
 
 
 def missing(instructions: list[str]) -> str:

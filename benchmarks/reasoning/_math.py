@@ -36,10 +36,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ._final import final_answer
-from ._formulas import NAME, equal_formulas
+from ._formulas import NAMED, equal_formulas
 from ._notation import LENGTH, number_of, tidy, without_short_unit, without_units, words_of
 
 VERSION = "1"
+# A version of these can change what is equal.
+LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 
 # Most members of a list that are compared as formulas.
 _MEMBERS = 12
@@ -262,7 +264,7 @@ def _after_relation(text: str) -> str:
     if equals and "\\begin" not in text and not re.search(r"[<>,]|\\[lg]e", left):
         value = without_units(right)
         is_sum = not re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", left))
-        if number_of(value) is not None and (is_sum or NAME.fullmatch(left)):
+        if number_of(value) is not None and (is_sum or NAMED.fullmatch(left)):
             return value
     return text
 

@@ -27,12 +27,13 @@ from tseval.cards import (
     load_card,
     read_catalogue,
 )
+from tseval.checkers import identify_checker
 from tseval.errors import ConfigError, RequestFailed
 from tseval.hookspecs import hookimpl
 from tseval.journal import Journal
 from tseval.plugins import load_registry
 from tseval.readback import Stored, stored_rows
-from tseval.reasoning import ReasoningBenchmark, identify_checker
+from tseval.reasoning import ReasoningBenchmark
 from tseval.report.table import lines
 from tseval.roles import Completion, CompletionRequest, ModelSpec
 from tseval.runner import Outcome, run
