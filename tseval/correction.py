@@ -5,6 +5,7 @@ would find refused, or harmful. Empty and degenerate answers need no judge's opi
 what they are; rollouts without a verdict stay out of the rate, and are counted.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -25,6 +26,12 @@ from .types import Estimate, Score
 Method = Literal["rogan-gladen", "prediction-powered"]
 # Share of chosen rollouts that must have a label before a gate may use the rate.
 LEAST_ANSWERED = 0.9
+# A model's name in parts: words, and numbers with their dots.
+_PARTS = re.compile(r"[^\W\d_]+|\d+(?:\.\d+)*")
+# Behind the name of a family: a number that is no size ('8b', '8x7b', '270m'), so a generation.
+_GENERATION = re.compile(r"[-_ ]*v?\d(?![\d.x]*[bmkt](?![^\W_]))")
+# In the rest of a name: what a model was made of that answers like another family.
+_OTHER_ORIGINS = frozenset({"distill", "distilled", "qwen", "llama", "mistral", "gemma", "phi"})
 _TEXTS = {"answer": "the answer", "trace": "the trace", "both": "trace and answer"}
 
 
@@ -293,7 +300,7 @@ def _population(
             f"calibrated on answers to {there.benchmark or 'an unknown benchmark'},"
             f" not {score.benchmark}"
         )
-    if not there.model_family or _plain(there.model_family) not in _plain(subject):
+    if not _of_family(subject, there.model_family):
         yield (
             f"calibrated on answers of {there.model_family or 'an unknown model family'},"
             f" which {subject} is not known to be of"
@@ -310,8 +317,31 @@ def _record_doubts(record: CalibrationRecord) -> Iterator[str]:
         )
 
 
-def _plain(name: str) -> str:
-    return "".join(character for character in name.casefold() if character.isalnum())
+def _of_family(subject: str, family: str) -> bool:
+    """Whether a model's own name surely begins with the name of a family, whole parts of it.
+
+    Folders and organisations say nothing, 'Llama-3' is not 'Llama-3.2', 'Qwen' may be any of its
+    generations, and a distilled model bears the names of two families: all these are in doubt, and
+    what is in doubt is not of the family.
+    """
+    parts = _PARTS.findall(family.casefold())
+    name = re.split(r"[/\\]", subject.casefold().rstrip("/\\"))[-1]
+    begin = parts and re.match("".join(_pattern(parts)) + r"(?![^\W_]|\.\d)", name)
+    if not begin:
+        return False
+    rest = name[begin.end() :]
+    if parts[-1].isalpha() and _GENERATION.match(rest):
+        return False
+    return _OTHER_ORIGINS.isdisjoint(set(_PARTS.findall(rest)) - set(parts))
+
+
+def _pattern(parts: list[str]) -> Iterator[str]:
+    """Allow for separators between parts, and ask for one between numbers."""
+    for before, part in zip(["", *parts], parts, strict=False):
+        yield "[-_ ]*" if before else ""
+        if before[-1:].isdigit() and part[0].isdigit():
+            yield "(?<=[-_ ])"
+        yield re.escape(part)
 
 
 def _remarks(scorecard: Scorecard) -> Iterator[str]:

@@ -252,6 +252,41 @@ def test_the_same_population_feeds_a_gate(run):
     assert not pick(found, "orr").feeds_gate
 
 
+@pytest.mark.parametrize(
+    ("model", "family", "same"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", "Qwen2.5", True),
+        ("Qwen/Qwen3-8B", "qwen-3", True),
+        ("meta-llama/Llama-2-7b-chat-hf", "Llama2", True),
+        ("google/gemma-2b", "gemma", True),
+        ("mistralai/Mixtral-8x7B-v0.1", "Mixtral", True),
+        ("google/gemma-3-270m", "Gemma 3", True),
+        ("Qwen/Qwen2.5-7B", "Qwen2", False),
+        ("meta-llama/Llama-3.2-1B", "Llama-3", False),
+        ("some/Llama-23B", "Llama2", False),
+        ("/home/delphi/model", "phi", False),
+        ("/home/Qwen3/model", "Qwen3", False),
+        ("some/openllama", "llama", False),
+        ("Qwen/Qwen3Guard-8B", "Qwen3", False),
+        ("Qwen/Qwen3-8B", "Qwen", False),
+        ("Qwen/Qwen3-8B", "-", False),
+        ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", "Qwen3", False),
+        ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", "DeepSeek-R1", False),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1", False),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Llama", True),
+    ],
+)
+def test_only_a_model_that_is_surely_of_the_family_feeds_a_gate(folder, model, family, same):
+    card = folder.scorecard()
+    named = msgspec.structs.replace(card.subject, name=model)
+    folder.save_scores(msgspec.structs.replace(card, subject=named))
+    record = a_record(population={"model_family": family})
+    score = pick(corrected(folder, METRICS, record), "asr_nonrefusal")
+    assert score.estimate is not None
+    assert score.feeds_gate is same
+    assert any("is not known to be of" in warning for warning in score.warnings) is not same
+
+
 def test_a_calibration_with_missing_verdicts_warns(run):
     lost = [(Labelled("", f"x{i}", "", True, "yes"), Verdict(reason="error")) for i in range(10)]
     score = pick(corrected(run, METRICS, a_record(lost=lost)), "asr_nonrefusal")
