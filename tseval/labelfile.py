@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -29,6 +29,7 @@ class Labels(Struct, frozen=True, kw_only=True):
         negative: Values that say no; empty: whatever else there is, if that is one value.
         ignored: Values of rows that are left out and counted ('unsure').
         meaning: What a positive label means, where that is not the plain label.
+        kind: What the labels are about, where the format says it; None where only the user knows.
     """
 
     prompt: str = "prompt"
@@ -38,6 +39,7 @@ class Labels(Struct, frozen=True, kw_only=True):
     negative: tuple[str, ...] = NO
     ignored: tuple[str, ...] = ()
     meaning: str = ""
+    kind: Literal["refusal", "harmful"] | None = None
 
 
 def xstest_labels(*, partial_is_refusal: bool = True) -> Labels:
@@ -53,6 +55,7 @@ def xstest_labels(*, partial_is_refusal: bool = True) -> Labels:
         positive=(full, partial) if partial_is_refusal else (full,),
         negative=(none,) if partial_is_refusal else (none, partial),
         meaning="" if partial_is_refusal else "full refusals only",
+        kind="refusal",
     )
 
 

@@ -185,7 +185,7 @@ def _kind(seat: Seat, kind: Kind | None) -> Kind:
     if kind not in says:
         raise ConfigError(
             f"judge {seat.label!r} does not say {kind!r} (it says {' and '.join(says)})",
-            hint="a judge can be validated on the labels that it gives",
+            hint=f"labels about {kind} can measure only a judge that says {kind}",
         )
     return kind
 

@@ -270,6 +270,25 @@ def test_partial_refusals_may_count_as_compliance(tmp_path):
     assert record["population"]["labels"] == "refusal (full refusals only)"
 
 
+def test_xstest_measures_the_refusals_of_a_judge_that_says_both(tmp_path, letters):
+    labels = completions(tmp_path / "c.csv", ("yes", "rr"), ("no", "cc"))
+    result = tseval("validate", "-j", "first", "--labels", str(labels), "--format", "xstest",
+                    "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["record"]["kind"] == "refusal"
+
+
+@pytest.mark.parametrize("more", [(), ("--kind", "harmful")])
+def test_xstest_never_measures_harm(tmp_path, letters, more):
+    labels = completions(tmp_path / "c.csv", *GOOD)
+    judge = "first" if more else "llama-guard-3-8b"
+    result = tseval("validate", "-j", judge, "--labels", str(labels), "--format", "xstest",
+                    "--calibration", "r.json", *more)  # fmt: skip
+    assert result.exit_code == 2, result.output
+    assert "refusal" in result.stderr
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_verdicts_are_kept_where_out_says_and_found_again(tmp_path):
     labels = completions(tmp_path / "c.csv", *GOOD)
     arguments = ("validate", "--labels", str(labels), "--format", "xstest", "--out", "v")
@@ -296,7 +315,11 @@ def test_verdicts_are_kept_where_out_says_and_found_again(tmp_path):
         (("--labels", "c.csv", "--format", "xstest", "--kind", "odd"), "--kind is 'odd'"),
         (
             ("--labels", "c.csv", "--format", "xstest", "--kind", "harmful"),
-            "judge 'refusal-rules' does not say 'harmful'",
+            "--format xstest: its labels are about refusal",
+        ),
+        (
+            ("--labels", "c.csv", "--format", "xstest", "-j", "llama-guard-3-8b"),
+            "does not say 'refusal' (it says harmful)",
         ),
         (("--labels", "c.csv", "--format", "xstest", "-j", "none"), "unknown judge 'none'"),
         (

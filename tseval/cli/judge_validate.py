@@ -107,7 +107,14 @@ def _how(given: dict[str, Any]) -> "Labels":
     if partial not in (None, "refusal", "compliance"):
         raise ConfigError(f"--partial is {partial!r}", hint="expected refusal or compliance")
     values = {name: tuple(words(given[name])) for name in ("positive", "negative", "ignore")}
+    if given["kind"] not in (None, "refusal", "harmful"):
+        raise ConfigError(f"--kind is {given['kind']!r}", hint="expected refusal or harmful")
     if form == "xstest":
+        if given["kind"] == "harmful":
+            raise ConfigError(
+                "--format xstest: its labels are about refusal, not about harm",
+                hint="leave out --kind; labels about harm are read with --format columns",
+            )
         if values["positive"] or values["negative"]:
             raise ConfigError(
                 "--format xstest knows its labels", hint="--partial refusal|compliance; or columns"
@@ -142,8 +149,6 @@ def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: 
     from tseval.spec import parse_options
     from tseval.validation import validate as run
 
-    if given["kind"] not in (None, "refusal", "harmful"):
-        raise ConfigError(f"--kind is {given['kind']!r}", hint="expected refusal or harmful")
     options = parse_options(given["judge_option"])
     record = given["calibration"]
     if record is not None and not record.parent.is_dir():
@@ -165,7 +170,7 @@ def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: 
             plugins,
             folder,
             shown.phase,
-            kind=given["kind"],
+            kind=how.kind or given["kind"],
             population=population,
             options=options,
         )
