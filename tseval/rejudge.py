@@ -16,7 +16,7 @@ from .prompt_benchmark import judged
 from .protocol import Protocol
 from .readback import Stored, stored_rows
 from .runfolder import RunFolder, Scorecard
-from .runner import Outcome, lost_share
+from .runner import Outcome, lost_shares
 from .scoring import Outcome as Kept
 from .scoring import (
     averages,
@@ -82,6 +82,12 @@ async def rejudge(
                 f"{folder.path} has no rollouts that were judged one by one",
                 hint="judge a run of benchmarks that ask prompts (tseval ls benchmarks)",
             )
+        gone = sum(each.lost == "error" for kept in outcomes.values() for each in kept)
+        if gone:
+            display.remark(
+                f"{gone} rollouts of the run failed and cannot be judged; the command of the run"
+                " makes them again"
+            )
         made = list(_scores(session, old, outcomes))
         scorecard = _merged(old, made, session)
         manifest.warnings += [w for w in session.warnings if w not in manifest.warnings]
@@ -91,7 +97,10 @@ async def rejudge(
         manifest.judge_options |= _named(options or {}, seats)
         folder.save()
         folder.save_scores(scorecard)
-    return Outcome(folder=folder, scorecard=scorecard, lost_share=lost_share(made, registry))
+    lost, failed = lost_shares(made, registry)
+    return Outcome(
+        folder=folder, scorecard=scorecard, lost_share=lost, failed_share=failed, new=made
+    )
 
 
 def _seats(

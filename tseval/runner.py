@@ -35,24 +35,35 @@ class Outcome(Struct, kw_only=True):
         scorecard: Its scores.
         lost_share: Share of verdicts that are unparsed or errors, in the benchmark where it is
             largest.
+        failed_share: Share of errors alone, there: what another try may mend.
+        new: The scores that were made now, where the scorecard has older ones too; None: all.
     """
 
     folder: RunFolder
     scorecard: Scorecard
     lost_share: float
+    failed_share: float = 0.0
+    new: list[Score] | None = None
 
     @property
     def exit_code(self) -> int:
         """0 fine; 1 a benchmark failed; 5 something is missing.
 
         Missing are benchmarks that were skipped, scores without a value, and verdicts where more
-        than 5% of a benchmark's are unparsed or failed.
+        than 5% of a benchmark's are unparsed or failed. Where there are ``new`` scores beside older
+        ones, what is missing of the older ones does not count; nor do members of panels ever,
+        whose panel decides.
         """
         if self.scorecard.failed:
             return 1
-        undefined = any(score.estimate is None for score in self.scorecard.scores)
-        incomplete = self.scorecard.skipped or undefined or self.lost_share > FAIL_SHARE
-        return 5 if incomplete else 0
+        skipped = self.scorecard.skipped if self.new is None else {}
+        return 5 if skipped or self.undefined or self.lost_share > FAIL_SHARE else 0
+
+    @property
+    def undefined(self) -> list[Score]:
+        """Scores without a value that count for the exit code."""
+        scores = self.scorecard.scores if self.new is None else self.new
+        return [score for score in scores if score.estimate is None and not score.member]
 
 
 async def run(
@@ -145,7 +156,8 @@ async def _measure(
     scorecard = _kept(_scorecard(session, manifest, scores), folder, session)
     folder.save_scores(scorecard)
     manifest.warnings = list(session.warnings)
-    outcome = Outcome(folder=folder, scorecard=scorecard, lost_share=lost_share(scores, registry))
+    lost, failed = lost_shares(scores, registry)
+    outcome = Outcome(folder=folder, scorecard=scorecard, lost_share=lost, failed_share=failed)
     # With failures that another try might mend, the same command resumes and tries again.
     mendable = any(score.excluded.get("error") for score in scores)
     manifest.status = "incomplete" if outcome.exit_code or mendable else "complete"
@@ -235,21 +247,27 @@ def _scorecard(session: Session, manifest: Manifest, scores: list[Score]) -> Sco
     )
 
 
-def lost_share(scores: list[Score], registry: Registry) -> float:
+def lost_shares(scores: list[Score], registry: Registry) -> tuple[float, float]:
     """Share of rows without a verdict, of the benchmark and judge that lost the most.
 
     Not the share over all of them: a large benchmark would hide a small one that failed whole.
+    Members of panels are left out: what they lost matters where the panel can't decide without it,
+    and there the panel's own score has lost it.
+
+    Returns:
+        The share that is unparsed or failed, and the share that failed, of the same rows.
     """
     metrics = registry.metrics
     wholes: dict[tuple[str, str, str], Score] = {}
     # Parts of a benchmark and further readings of the same rows are smaller, or the same.
     for s in sorted(scores, key=lambda s: s.n + sum(s.excluded.values())):
         on = metrics[s.metric].on if s.metric in metrics else s.metric
-        if s.group != "average":
+        if s.group != "average" and not s.member:
             wholes[s.benchmark, on, s.judge] = s
     shares = [
-        (s.excluded.get("unparsed", 0) + s.excluded.get("error", 0)) / rows
+        ((s.excluded.get("unparsed", 0) + failed) / rows, failed / rows)
         for s in wholes.values()
         if (rows := s.n + sum(s.excluded.values()))
+        for failed in [s.excluded.get("error", 0)]
     ]
-    return max(shares, default=0.0)
+    return max(shares, default=(0.0, 0.0))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.panel_judges import Asks, Guard, Guards, Plain
-from tseval.errors import BackendError
+from tseval.errors import BackendError, RequestFailed
 from tseval.roles import JudgeCase, JudgeModel
 from tseval.runfolder import RunFolder
 from tseval.types import Verdict
@@ -54,6 +54,16 @@ class Odd(Plain):
         return Verdict(refusal=("sorry" in case.text) is (number % 5 > 0))
 
 
+class Fails(Odd):
+    """Odd, with calls that fail instead of verdicts that cannot be read."""
+
+    async def judge(self, case: JudgeCase, model: JudgeModel | None) -> Verdict:
+        verdict = await super().judge(case, model)
+        if verdict.reason != "ok":
+            raise RequestFailed("no answer", kind="server")
+        return verdict
+
+
 class Down(Guard):
     """A model that isn't there."""
 
@@ -68,6 +78,7 @@ def plugin() -> Guards:
         Odd("few", 0.025),
         Odd("many", 0.2),
         Odd("all", 1.0),
+        Fails("fails", 0.2),
         Asks("down"),
         Asks("asks"),
         made={"down": Down(name="down")},
@@ -259,6 +270,31 @@ def test_verdicts_that_are_missing_decide_the_exit_code(
     assert done.code == code
     assert said in done.err
     assert ("of the verdicts of a benchmark are missing" in done.err) is bool(said)
+    # What cannot be read is kept: the same command would find it, and not ask again.
+    assert ("cannot be read" in done.err) is bool(said)
+    assert "tries those again" not in done.err
+
+
+def test_only_verdicts_that_failed_are_said_to_be_tried_again(tseval: Any, run: Path) -> None:
+    done = tseval("judge", run, "--judge", "fails")
+    assert done.code == 5
+    assert "failed (the same command tries those again)" in done.err
+    assert "cannot be read" not in done.err
+
+
+def test_a_member_that_says_nothing_is_no_loss_where_its_panel_decides(
+    tseval: Any, run: Path
+) -> None:
+    done = tseval("judge", run, "--judge", "panel(slow,odd,all; vote>=2, missing=no)")
+    assert (done.code, "error: " in done.err) == (0, False), done.err
+
+
+def test_what_an_earlier_judge_lost_is_not_held_against_a_new_one(tseval: Any, run: Path) -> None:
+    done = tseval("judge", run, "--judge", "all")
+    assert done.code == 5
+    assert "by all has no value" in done.err
+    done = tseval("judge", run, "--judge", "slow")
+    assert (done.code, "error: " in done.err) == (0, False), done.err
 
 
 def test_a_score_without_a_value_is_incomplete(tseval: Any, run: Path) -> None:
@@ -267,6 +303,7 @@ def test_a_score_without_a_value_is_incomplete(tseval: Any, run: Path) -> None:
     assert done.code == 2  # a member may not have a text of its own
     done = tseval("judge", run, "--judge", "panel(all,many; vote=soft)")
     assert done.code == 5
+    assert "by panel(all,many; vote=soft) has no value" in done.err
 
 
 # -- kills and Ctrl-C
@@ -309,12 +346,15 @@ def test_judging_that_is_killed_repeats_no_verdict(base: Path, tmp_path: Path) -
     assert (manifest.status, manifest.judges) == ("complete", [PANEL, "few"])
 
 
-def test_ctrl_c_names_the_command_that_goes_on(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_names_the_command_that_goes_on(
+    base: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     out = Path(shutil.copytree(base, tmp_path / "a run's folder"))
     arguments = ("judge", str(out), "--judge", PANEL)
     process = start(*arguments, SLOW="1")
     wait_for_verdicts(process, out, len(journal(base)) + 500)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     code, _, errors = end(process)
     assert code == 130, errors
     assert "Traceback" not in errors

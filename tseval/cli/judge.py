@@ -2,14 +2,18 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 from tseval.cli import judge_label, judge_validate
 from tseval.cli.common import errors, given_values, option, registry, words
+
+if TYPE_CHECKING:
+    from tseval.runner import Outcome
 
 # No word that a run's folder is likely to be called.
 _AGAIN = "RUN"
@@ -56,18 +60,17 @@ def command(
     Verdicts of all judges lie side by side; tseval show prints every metric under each of them,
     and how far they agree. The same command goes on where it was stopped.
 
-    Exit codes are those of tseval run for the scorecard as it then is: 0 fine; 1 a benchmark
-    failed; 2 wrong usage; 5 incomplete, or more than 5% of the new verdicts missing; 130
-    interrupted.
+    Exit codes: 0 fine; 1 something failed, or a benchmark had failed in the run; 2 wrong usage;
+    5 a new score has no value, or more than 5% of the new verdicts are missing; 130 interrupted.
     """
     import asyncio
 
     from tseval.cli.output import Form, print_scorecard, remarks_of
     from tseval.cli.progress import display
+    from tseval.cli.run import until_terminated
     from tseval.errors import ConfigError
     from tseval.rejudge import rejudge
     from tseval.runfolder import RunFolder
-    from tseval.runner import FAIL_SHARE, WARN_SHARE
     from tseval.spec import parse_options
 
     given = given_values(context)
@@ -81,17 +84,41 @@ def command(
             options = parse_options(given["judge_option"])
             work = rejudge(folder, judges, plugins, shown, options=options)
             try:
-                outcome = asyncio.run(work)
+                outcome = asyncio.run(until_terminated(work))
             except asyncio.CancelledError:
                 raise KeyboardInterrupt from None
         form: Form = "json" if json else "markdown" if markdown else "table"
         print_scorecard(outcome.scorecard, remarks_of(folder.manifest), form)
     made = folder.manifest.legs[-1].counts.get("verdict.made", 0)
     sys.stderr.write(f"\n{folder.path}: {made} verdicts made, nothing generated\n")
-    if outcome.lost_share > WARN_SHARE:
-        level = "error" if outcome.lost_share > FAIL_SHARE else "warning"
-        sys.stderr.write(
-            f"{level}: {100 * outcome.lost_share:.1f}% of the verdicts of a benchmark are missing;"
-            " the same command tries the failed ones again\n"
-        )
+    for line in _what_is_missing(outcome):
+        sys.stderr.write(f"{line}\n")
     raise SystemExit(outcome.exit_code)
+
+
+def _what_is_missing(outcome: "Outcome") -> Iterator[str]:
+    """Say why the exit code is not 0, and what the same command would try again."""
+    from tseval.report.text import neutral
+    from tseval.runner import FAIL_SHARE, WARN_SHARE
+
+    for name, reason in outcome.scorecard.failed.items():
+        yield neutral(f"error: {name} failed when the run was made: {reason}")
+    for score in outcome.undefined:
+        place = " ".join(filter(None, (score.benchmark, score.group, score.metric)))
+        why = f": {score.undefined}" if score.undefined else ""
+        yield neutral(f"error: {place} by {score.judge} has no value{why}")
+    lost, failed = outcome.lost_share, outcome.failed_share
+    if lost > WARN_SHARE:
+        level = "error" if lost > FAIL_SHARE else "warning"
+        parts = []
+        if failed:
+            parts.append(f"{100 * failed:.1f}% failed (the same command tries those again)")
+        if lost > failed:
+            parts.append(
+                f"{100 * (lost - failed):.1f}% cannot be read (they are kept: asking again would"
+                " give the same)"
+            )
+        yield (
+            f"{level}: {100 * lost:.1f}% of the verdicts of a benchmark are missing:"
+            f" {', '.join(parts)}"
+        )

@@ -146,6 +146,7 @@ def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: 
 
     from tseval.calibration import Kind, Population, write_record
     from tseval.cli.progress import display
+    from tseval.cli.run import until_terminated
     from tseval.spec import parse_options
     from tseval.validation import validate as run
 
@@ -174,7 +175,10 @@ def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: 
             population=population,
             options=options,
         )
-        found = asyncio.run(work)
+        try:
+            found = asyncio.run(until_terminated(work))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
     if given["calibration"] is not None and found.record.n:
         write_record(given["calibration"], found.record)
     _print(found, given)
@@ -235,7 +239,8 @@ def _exit_code(found: "Validation", given: dict[str, Any]) -> int:
         sys.stderr.write(f"{count} verdicts failed, with: {neutral(message)}\n")
     if record.lost_share > WARN_SHARE:
         level = "error" if record.lost_share > FAIL_SHARE else "warning"
-        again = "; run the same command again to retry the failed ones" if given["out"] else ""
+        failed = found.failures.total()
+        again = f"; the same command asks again for the {failed} that failed" if failed else ""
         sys.stderr.write(
             f"{level}: {100 * record.lost_share:.1f}% of the verdicts are unparsed, undecided or"
             f" failed{again}\n"
