@@ -374,6 +374,34 @@ def test_an_interrupt_names_the_command_that_goes_on(
     assert RunFolder.load(out).manifest.judges == [PANEL]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_validation_that_is_interrupted_goes_on_with_the_same_command(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    labels = tmp_path / "l.jsonl"
+    rows = [{"prompt": "p", "answer": f"sorry {n}", "label": n % 2} for n in range(200)]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("judge", "validate", "--judge", "slow", "--labels", str(labels), "--json")
+    cache = tmp_path / "cache"
+    process = start(*arguments, SLOW="0.05", XDG_CACHE_HOME=str(cache))
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if sum(len(f.read_bytes().splitlines()) for f in cache.rglob("*.jsonl")) > 20:
+            break
+        time.sleep(0.01)
+    process.send_signal(number)
+    code, output, errors = end(process)
+    assert (code, output) == (130, ""), errors
+    assert "interrupted; nothing is lost" in errors
+    assert shlex.split(errors.splitlines()[-1]) == ["tseval", *arguments]
+    [kept] = (cache / "tseval" / "validations").glob("*/journal/*.jsonl")
+    assert 20 < len(kept.read_bytes().splitlines()) < 200
+    code, output, errors = end(start(*arguments, XDG_CACHE_HOME=str(cache)))
+    assert code == 0, errors
+    assert json.loads(output)["record"]["n"] == 200
+    assert not list((cache / "tseval" / "validations").iterdir())
+
+
 # -- showing
 
 

@@ -215,6 +215,7 @@ def test_the_page_has_every_count(tmp_path):
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "_entry_points", list)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def tseval(*arguments: str) -> Result:
@@ -347,6 +348,41 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> None:
     from tseval.cli import judge_validate
 
     monkeypatch.setattr(judge_validate, "registry", lambda without: registry_with())
+
+
+def test_without_out_the_same_command_asks_again_only_for_what_is_missing(tmp_path, monkeypatch):
+    from tseval.cli import judge_validate
+
+    labels = completions(tmp_path / "c.csv", ("yes", "r a"), ("no", "c b"), ("no", "c c"))
+    arguments = ("validate", "-j", "asking@guard", "--labels", str(labels), "--format", "xstest")
+
+    def fail(request: CompletionRequest) -> None:
+        if ": c b" in request.messages[-1].content:
+            raise RequestFailed("no answer", kind="timeout")
+
+    asked: list[int] = []
+    for backend in (ScriptedBackend(echo, fail=fail), ScriptedBackend(echo)):
+        table = registry_with(backend)
+        monkeypatch.setattr(judge_validate, "registry", lambda without, table=table: table)
+        result = tseval(*arguments)
+        asked.append(backend.calls)
+        left = list((tmp_path / "cache" / "tseval" / "validations").iterdir())
+        # Kept for as long as something is left to ask for.
+        assert len(left) == (len(asked) == 1)
+        again = "the same command asks again for the 1 that failed" in result.stderr
+        assert (result.exit_code, again) == ((5, True), (0, False))[len(asked) - 1]
+    assert asked == [3, 1]
+
+
+def test_what_cannot_be_read_is_not_said_to_be_asked_for_again(tmp_path, letters):
+    (tmp_path / "l.jsonl").write_text(
+        '{"prompt": "p", "answer": "cuc", "label": 0}\n'
+        '{"prompt": "p", "answer": "rrr", "label": 1}\n'
+    )
+    result = tseval("validate", "--judge", "first", "--kind", "refusal", "--labels", "l.jsonl")
+    assert result.exit_code == 5
+    assert "50.0% of the verdicts are unparsed, undecided or failed" in result.stderr
+    assert "again" not in result.stderr
 
 
 @pytest.mark.parametrize(("lost", "code", "said"), [(0, 0, ""), (1, 0, "warning"), (3, 5, "error")])

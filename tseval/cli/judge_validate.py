@@ -1,9 +1,8 @@
 """``tseval judge validate``: measure a judge against people."""
 
-import contextlib
 import shlex
+import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,7 @@ def validate(
         "--calibration", panel=_WHERE, help="Write the calibration record (JSON) there."
     ),
     out: Path | None = option(
-        "--out", "-o", panel=_WHERE, help="Keep verdicts in this folder; run again to resume."
+        "--out", "-o", panel=_WHERE, help="Keep verdicts in this folder, after the end too."
     ),
     worst: int = option(
         "--worst", panel=_WHERE, default=10, min=0, help="Disagreements to show, surest first."
@@ -75,13 +74,17 @@ def validate(
 ) -> None:
     """Have a judge label what people labelled: accuracy, sensitivity, specificity, kappa.
 
+    The same command goes on where it was stopped.
+
     Exit codes: 0 fine; 1 something failed; 2 wrong usage; 5 more than 5% of the verdicts missing;
     130 interrupted.
     """
     given = given_values(context)
 
+    begun: list[Path] = []
+
     def resume() -> str:
-        return f"tseval {shlex.join(sys.argv[1:])}" if given["out"] else ""
+        return f"tseval {shlex.join(sys.argv[1:])}" if begun else ""
 
     with errors(debug=debug, resume=resume):
         if labels is None:
@@ -91,7 +94,8 @@ def validate(
         from tseval.labelfile import read_labels
 
         how = _how(given)
-        code = _validate(given, read_labels(labels, how), how, registry(given["without"]))
+        file = read_labels(labels, how)
+        code = _validate(given, file, how, registry(given["without"]), begun)
     raise SystemExit(code)
 
 
@@ -140,8 +144,10 @@ def _how(given: dict[str, Any]) -> "Labels":
     return msgspec.structs.replace(how, ignored=values["ignore"], **columns)
 
 
-def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: "Registry") -> int:
-    """Validate, print, and say what the exit code is."""
+def _validate(
+    given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: "Registry", begun: list[Path]
+) -> int:
+    """Validate, print, and say what the exit code is; ``begun`` gets the folder of verdicts."""
     import asyncio
 
     from tseval.calibration import Kind, Population, write_record
@@ -164,7 +170,9 @@ def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: 
             source=file.digest,
         )
 
-    with _folder(given["out"]) as folder, display() as shown:
+    folder = _folder(given["out"]) if given["out"] else _cached(given["judge"], options, file)
+    with display() as shown:
+        begun.append(folder)
         work = run(
             given["judge"],
             file,
@@ -179,21 +187,26 @@ def _validate(given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: 
             found = asyncio.run(until_terminated(work))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+    if given["out"] is None and not found.failures:
+        # Nothing is left to be asked: what is in the cache was for an interrupt, or a failure.
+        shutil.rmtree(folder, ignore_errors=True)
     if given["calibration"] is not None and found.record.n:
         write_record(given["calibration"], found.record)
     _print(found, given)
     return _exit_code(found, given)
 
 
-@contextlib.contextmanager
-def _folder(out: Path | None) -> Iterator[Path]:
-    """Give the folder of the journal: the one asked for, or a temporary one."""
-    if out is None:
-        import tempfile
+def _cached(judge: str, options: dict[str, str], file: "LabelFile") -> Path:
+    """Name the folder in the user's cache that the same command always gets."""
+    from tseval.models._hf_identity import cache_folder
+    from tseval.protocol import fingerprint
 
-        with tempfile.TemporaryDirectory(prefix="tseval-validate-") as name:
-            yield Path(name)
-        return
+    asked = {"judge": judge, "options": options, "labels": file.digest}
+    return cache_folder() / "validations" / fingerprint(asked)
+
+
+def _folder(out: Path) -> Path:
+    """Make the folder that was asked for, or find it as an earlier validation left it."""
     if out.exists() and not (out / _MARKER).exists() and any(out.iterdir()):
         raise ConfigError(
             f"{out} is not empty and holds no validation", hint="give --out a new folder"
@@ -203,7 +216,7 @@ def _folder(out: Path | None) -> Iterator[Path]:
         (out / _MARKER).write_text('{"schema": 1}\n')
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
-    yield out
+    return out
 
 
 def _print(found: "Validation", given: dict[str, Any]) -> None:
