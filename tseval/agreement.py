@@ -10,6 +10,7 @@ from .errors import StatisticsError
 from .journal import Journal
 from .judgements import Kept, read_rows
 from .judging import MEMBER, parse_judge
+from .labelling import judged_texts
 from .panels import Label, is_panel
 from .protocol import fingerprint
 from .readback import Stored, stored_rows
@@ -78,6 +79,8 @@ class Disagreement(Struct, frozen=True, kw_only=True):
 class Agreements(Struct, frozen=True, kw_only=True):
     """Agreement of the judges of a run, pooled over its benchmarks, clustered by prompt.
 
+    Judges that were shown different texts (the answer, the trace, or both) are never compared.
+
     Attributes:
         pairs, groups: Of judges; panels are left out, since they are made of their members.
         rollouts: Rollouts of the run.
@@ -101,13 +104,18 @@ def agreements(folder: RunFolder) -> Agreements:
         prompts.setdefault(row.cluster, len(prompts))
     clusters = [prompts[row.cluster] for row in rows]
     single, panels = _judges(folder, rows)
+    texts = judged_texts(folder)
     pairs: list[PairAgreement] = []
     groups: list[GroupAgreement] = []
     for label in LABELS:
         every = {judge: _ratings(rows, judge, label) for judge in single}
         ratings = {judge: each for judge, each in every.items() if set(each) != {MISSING}}
-        pairs += [_pair(label, a, b, ratings, clusters) for a, b in combinations(ratings, 2)]
-        named = [("all judges", tuple(ratings)), *panels.items()]
+        pairs += [
+            _pair(label, a, b, ratings, clusters)
+            for a, b in combinations(ratings, 2)
+            if texts.get(a) == texts.get(b)
+        ]
+        named = [*_all_judges(tuple(ratings), texts), *panels.items()]
         seen: set[tuple[str, ...]] = set()
         for name, judges in reversed(named):
             chosen = tuple(judge for judge in judges if judge in ratings)
@@ -129,25 +137,39 @@ def disagreements(folder: RunFolder, count: int) -> list[Disagreement]:
     """
     rows = read_rows(folder)
     single, _ = _judges(folder, rows)
-    ranked: list[tuple[float, int, int, Label]] = []
+    # Judges that were shown different texts may both be right.
+    alike = [judges for _, judges in _all_judges(tuple(single), judged_texts(folder))]
+    ranked: list[tuple[float, int, int, int]] = []
     for place, row in enumerate(rows):
         for number, label in enumerate(LABELS):
-            votes = [
-                vote for vote in _votes(row.verdicts, single, label).values() if vote is not None
-            ]
-            minority = min(sum(votes), len(votes) - sum(votes))
-            if minority:
-                ranked.append((-minority / len(votes), place, number, label))
-    chosen = {(place, label) for _, place, _, label in islice(sorted(ranked), count)}
-    order = {(place, label): rank for rank, (_, place, _, label) in enumerate(sorted(ranked))}
+            for group, judges in enumerate(alike):
+                votes = [v for v in _votes(row.verdicts, judges, label).values() if v is not None]
+                minority = min(sum(votes), len(votes) - sum(votes))
+                if minority:
+                    ranked.append((-minority / len(votes), place, number, group))
+    chosen = {each[1:]: rank for rank, each in enumerate(islice(sorted(ranked), count))}
     found: list[tuple[int, Disagreement]] = []
     for place, stored in enumerate(_stored(folder)):
-        for label in LABELS:
-            if (place, label) in chosen:
-                votes_ = _votes(stored.verdicts, single, label)
-                each = Disagreement(label=label, stored=stored, votes=votes_)
-                found.append((order[place, label], each))
+        for number, label in enumerate(LABELS):
+            for group, judges in enumerate(alike):
+                rank = chosen.get((place, number, group))
+                if rank is not None:
+                    said = _votes(stored.verdicts, judges, label)
+                    found.append((rank, Disagreement(label=label, stored=stored, votes=said)))
     return [each for _, each in sorted(found, key=lambda pair: pair[0])]
+
+
+def _all_judges(
+    judges: tuple[str, ...], texts: dict[str, str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Group judges by the text that they were shown, and name the groups."""
+    groups: dict[str, list[str]] = {}
+    for judge in judges:
+        groups.setdefault(texts.get(judge, ""), []).append(judge)
+    return [
+        ("all judges" if len(groups) == 1 else f"all judges (text={text})", tuple(chosen))
+        for text, chosen in groups.items()
+    ]
 
 
 def _stored(folder: RunFolder) -> Iterator[Stored]:
@@ -172,8 +194,15 @@ def _judges(folder: RunFolder, rows: list[Kept]) -> tuple[list[str], dict[str, t
         for score in scorecard.scores
         if score.fingerprint in scorecard.protocols
     }
+    texts = judged_texts(folder)
     panels = {
-        judge: tuple(j for j in seen if j in identities and _sits(j, identities[j], identity))
+        judge: tuple(
+            j
+            for j in seen
+            if j in identities
+            and texts.get(j) == texts.get(judge)
+            and _sits(j, identities[j], identity)
+        )
         for judge, identity in identities.items()
         if identity is not None and identity["vote"]
     }
@@ -194,7 +223,9 @@ def _plain(judge: str) -> str:
     return judge if is_panel(judge) else parse_judge(judge).label
 
 
-def _votes(verdicts: dict[str, Verdict], judges: list[str], label: Label) -> dict[str, bool | None]:
+def _votes(
+    verdicts: dict[str, Verdict], judges: tuple[str, ...], label: Label
+) -> dict[str, bool | None]:
     return {judge: _vote(verdicts[judge], label) for judge in judges if judge in verdicts}
 
 

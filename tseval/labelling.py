@@ -113,7 +113,8 @@ def design_labels(
         n: Rollouts to choose; all, if there are no more.
         by: 'random' gives every rollout the same probability. 'disagreement' gives half of the
             places that way, and half in proportion to the share of pairs of judges that disagree.
-        judges: Labels of the judges whose disagreement counts; empty: all that say ``kind``.
+        judges: Labels of the judges whose disagreement counts; empty: all that say ``kind`` of
+            the text that is on the sheet.
         benchmarks: Choose from these only.
         seed: Of the draw.
 
@@ -123,12 +124,20 @@ def design_labels(
     Raises:
         ConfigError: Nothing can be chosen as asked, or the design cannot be kept.
     """
+    text = folder.manifest.spec.text
+    texts = judged_texts(folder)
+    others = {judge for judge, seen in texts.items() if seen != text}
+    if by == "disagreement" and (wrong := [judge for judge in judges if judge in others]):
+        raise ConfigError(
+            f"{wrong[0]!r} was shown another text ({texts[wrong[0]]}) than the sheet has ({text})",
+            hint="name --judges that were shown the same text",
+        )
     journal = Journal.open(folder.journal, write=False)
     try:
         units = {
             unit.key: unit
             for stored in _candidates(folder, journal, benchmarks)
-            for unit in [_unit(stored, kind, judges, by)]
+            for unit in [_unit(stored, kind, judges, by, others)]
         }
         if not units:
             raise ConfigError(
@@ -141,7 +150,7 @@ def design_labels(
             benchmarks=benchmarks,
             n=n,
             seed=seed,
-            text=folder.manifest.spec.text,
+            text=text,
             rollouts=len(units),
             chosen=choose(sorted(units.values()), n, by=by, seed=seed),
         )
@@ -254,7 +263,19 @@ def rollout_key(generation: str) -> str:
     return generation[:16]
 
 
-def _unit(stored: Stored, kind: Kind, judges: tuple[str, ...], by: By) -> _Unit:
+def judged_texts(folder: RunFolder) -> dict[str, str]:
+    """Say which text ('answer', 'trace', 'both') each judge with a score was shown."""
+    if not (folder.path / "scores.json").exists():
+        return {}
+    card = folder.scorecard()
+    return {
+        score.judge: str(card.protocols[score.fingerprint].get("text"))
+        for score in card.scores
+        if score.judge and score.fingerprint in card.protocols
+    }
+
+
+def _unit(stored: Stored, kind: Kind, judges: tuple[str, ...], by: By, others: set[str]) -> _Unit:
     if by == "random":
         return _Unit(_key(stored), 0.0)
     missing = [judge for judge in judges if judge not in stored.verdicts]
@@ -263,7 +284,8 @@ def _unit(stored: Stored, kind: Kind, judges: tuple[str, ...], by: By) -> _Unit:
             f"the run has no verdict of {missing[0]!r} (it has: {', '.join(stored.verdicts)})",
             hint="judge it first, or name other --judges",
         )
-    said = [outcome_of_label(stored.verdicts[judge], kind) for judge in judges or stored.verdicts]
+    asked = judges or [judge for judge in stored.verdicts if judge not in others]
+    said = [outcome_of_label(stored.verdicts[judge], kind) for judge in asked]
     clear = [outcome for outcome in said if outcome in ("positive", "negative")]
     pairs = list(combinations(clear, 2))
     return _Unit(_key(stored), sum(a != b for a, b in pairs) / len(pairs) if pairs else 0.0)

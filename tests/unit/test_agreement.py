@@ -13,8 +13,9 @@ import pytest
 from tests.support.panel_judges import Asks, Guard, Guards, Plain, Quiet, measure
 from tests.support.sessions import finish
 from tseval.agreement import Agreements, agreements, disagreements
-from tseval.errors import BackendUnavailable
+from tseval.errors import BackendUnavailable, ConfigError
 from tseval.hookspecs import hookimpl
+from tseval.labelling import design_labels
 from tseval.panels import Panel, VoteRule
 from tseval.plugins import Registry, load_registry
 from tseval.rejudge import rejudge
@@ -237,7 +238,9 @@ def test_the_members_of_a_named_panel_are_found_under_their_labels(
     inner = "(text=both)" if "both" in text else ""
     members = {f"{name}{inner}" for name in "bcd"}
     groups = {group.name: set(group.judges) for group in agreements(folder).groups}
-    assert groups == {text: members, "all judges": {*members, "a"}}
+    # With members that were shown another text, the single judge has nothing in common.
+    everybody = {} if inner else {"all judges": {*members, "a"}}
+    assert groups == {text: members, **everybody}
 
 
 def test_members_on_models_of_their_own_are_found_too(tmp_path: Path) -> None:
@@ -289,6 +292,26 @@ def test_a_judge_that_was_stopped_midway_is_left_out(tmp_path: Path) -> None:
     assert all("slow" not in each.votes for each in disagreements(folder, 100))
 
 
+def test_judges_of_different_texts_are_never_compared(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "a(text=both)", "b(text=both)")
+    folder = a_run(tmp_path / "run", *names, rollouts=1)
+    found = agreements(folder)
+    pairs = {(p.first, p.second) for p in found.pairs if p.label == "refusal"}
+    assert pairs == {("a", "b"), ("a", "c"), ("b", "c"), ("a(text=both)", "b(text=both)")}
+    assert {(g.name, g.judges) for g in found.groups} == {("all judges (text=answer)", names[:3])}
+    divided = disagreements(folder, 1000)
+    assert {tuple(each.votes) for each in divided} == {names[:3], names[3:]}
+
+
+def test_a_sheet_by_disagreement_goes_by_judges_of_its_own_text(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run", "a", "a(text=both)", rollouts=1)
+    # One judge of the text on the sheet disagrees with nobody.
+    with pytest.raises(ConfigError, match="the judges disagree about no rollout"):
+        design_labels(folder, kind="refusal", n=10, by="disagreement")
+    with pytest.raises(ConfigError, match=r"'a\(text=both\)' was shown another text"):
+        design_labels(folder, kind="refusal", n=10, by="disagreement", judges=("a", "a(text=both)"))
+
+
 # -- what divides them
 
 
@@ -330,7 +353,9 @@ def test_as_many_are_found_as_were_asked_for_the_same_ones_each_time(judged: Run
 
 
 def test_judges_who_agree_on_everything_divide_nothing(tmp_path: Path) -> None:
-    folder = a_run(tmp_path / "run", "a", "a(text=both)", rollouts=1)
+    plugin = Guards(Plain("one"), Plain("other"))
+    measure(tmp_path / "run", load_registry(extra=[plugin]), "one", "other", rollouts=1)
+    folder = RunFolder.load(tmp_path / "run")
     assert disagreements(folder, 10) == []
     [kappa] = {p.kappa.estimate.value for p in agreements(folder).pairs if p.kappa}
     assert kappa == 1
