@@ -1,12 +1,13 @@
 """How far the judges of a run agree, and on which rollouts they disagree most."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations, islice
 from typing import Any
 
 from msgspec import Struct
 
-from .errors import StatisticsError
+from .errors import DataError, StatisticsError
 from .journal import Journal
 from .judgements import Kept, read_rows
 from .judging import MEMBER, parse_judge
@@ -14,7 +15,7 @@ from .labelling import judged_texts
 from .panels import Label, is_panel
 from .protocol import fingerprint
 from .readback import Stored, stored_rows
-from .runfolder import RunFolder
+from .runfolder import RunFolder, Scorecard
 from .stats_agreement import MISSING, Agreement, cohen, fleiss, krippendorff
 from .types import Verdict
 
@@ -125,6 +126,21 @@ def agreements(folder: RunFolder) -> Agreements:
     return Agreements(pairs=pairs, groups=groups, rollouts=len(rows))
 
 
+def journal_gap(rows: list[Kept], scorecard: Scorecard) -> str:
+    """Say of which benchmark the journal lacks rollouts that its scores count; '' if of none."""
+    held = Counter(row.benchmark for row in rows if row.key or row.failed)
+    for score in scorecard.scores:
+        # Only what judges judged one by one is in the journal.
+        counted = score.n + sum(score.excluded.values())
+        if score.judge and score.group != "average" and held[score.benchmark] < counted:
+            found = f"only {held[score.benchmark]}" if held[score.benchmark] else "none"
+            return (
+                f"the run's journal holds {found} of the {counted} rollouts that"
+                f" {score.metric} on {score.benchmark} counts"
+            )
+    return ""
+
+
 def disagreements(folder: RunFolder, count: int) -> list[Disagreement]:
     """Find the rollouts on which the votes are split most evenly.
 
@@ -134,8 +150,13 @@ def disagreements(folder: RunFolder, count: int) -> list[Disagreement]:
 
     Returns:
         The most split first, with their texts.
+
+    Raises:
+        DataError: The journal lacks rollouts that the scores count.
     """
-    rows = read_rows(folder)
+    rows = read_rows(folder) if folder.journal.is_dir() else []
+    if gap := journal_gap(rows, folder.scorecard()):
+        raise DataError(f"no disagreements can be shown: {gap}", hint="put the journal back")
     single, _ = _judges(folder, rows)
     # Judges that were shown different texts may both be right.
     alike = [judges for _, judges in _all_judges(tuple(single), judged_texts(folder))]

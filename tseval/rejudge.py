@@ -6,8 +6,10 @@ from itertools import islice
 
 import msgspec
 
+from .agreement import journal_gap
 from .cards import BenchmarkCard
 from .errors import ConfigError, TsevalError
+from .judgements import read_rows
 from .judging import Seat, seat_judges
 from .legs import Display, open_leg, watched
 from .mapping import leaves
@@ -66,6 +68,9 @@ async def rejudge(
     for suite in spec.suites:
         registry.suites[suite]
     seats = _seats(folder, judges, registry, options or {})
+    # New scores would be about other rollouts than the ones that they stand beside.
+    if gap := journal_gap(read_rows(folder) if folder.journal.is_dir() else [], old):
+        raise ConfigError(gap, hint="put the journal back, or make the run again with --fresh")
     async with open_leg(folder, registry, display, generates=False) as work:
         await work.models.start_judges(seats)
         session = work.session = Session(

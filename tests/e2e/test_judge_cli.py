@@ -306,6 +306,25 @@ def test_a_score_without_a_value_is_incomplete(tseval: Any, run: Path) -> None:
     assert "by panel(all,many; vote=soft) has no value" in done.err
 
 
+@pytest.mark.parametrize("lost", ["all", "half"])
+def test_a_journal_that_is_gone_or_cut_is_said_to_be(tseval: Any, run: Path, lost: str) -> None:
+    if lost == "all":
+        shutil.rmtree(run / "journal")
+    else:
+        [segment] = (run / "journal").glob("*.jsonl")
+        lines = segment.read_bytes().splitlines(keepends=True)
+        segment.write_bytes(b"".join(lines[: len(lines) // 4]))
+    before = scores(run)
+    found = "holds none of the" if lost == "all" else "holds only"
+    done = tseval("judge", run, "--judge", "slow")
+    assert (done.code, found in done.err) == (2, True), done.err
+    assert scores(run) == before
+    assert (run / "journal").exists() is (lost == "half")
+    done = tseval("show", run, "--disagreements", "3")
+    assert (done.code, found in done.err) == (1, True), done.err
+    assert "they agree" not in done.out
+
+
 # -- kills and Ctrl-C
 
 
