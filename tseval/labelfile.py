@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from .errors import DataError
-from .tables import RawRow, kind, read_file
+from .errors import ConfigError, DataError
+from .tables import SUFFIXES, RawRow, kind, read_file
 
 # What labels are taken for where --positive does not say.
 YES, NO = ("yes", "true", "1"), ("no", "false", "0")
@@ -100,10 +100,22 @@ def read_labels(path: Path, labels: Labels) -> LabelFile:
         labels: Columns and values.
 
     Raises:
+        ConfigError: There is no such file, or its suffix is unknown; or a value is of two kinds.
         DataError: The file cannot be read, a column is missing, or a label is of no known value;
             the message names file, row and value.
     """
+    if not path.is_file():
+        raise ConfigError(f"no file {path}", hint="name a file of labelled answers")
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(
+            f"{path}: unknown suffix '{path.suffix}'", hint=f"expected {', '.join(SUFFIXES)}"
+        )
     yes, no, ignored = (_folded(v) for v in (labels.positive, labels.negative, labels.ignored))
+    if both := sorted(yes & no | yes & ignored | no & ignored):
+        raise ConfigError(
+            f"the label value {both[0]!r} cannot mean two things",
+            hint="--positive, --negative and --ignore must have no value in common",
+        )
     rows: list[Labelled] = []
     excluded: Counter[str] = Counter()
     for raw in read_file(path):

@@ -304,7 +304,12 @@ def test_verdicts_are_kept_where_out_says_and_found_again(tmp_path):
     ("arguments", "message"),
     [
         ((), "--labels FILE is missing"),
-        (("--labels", "none.csv"), "none.csv: cannot be read"),
+        (("--labels", "none.csv"), "no file none.csv"),
+        (("--labels", "c.txt"), "c.txt: unknown suffix '.txt'"),
+        (
+            ("--labels", "c.csv", "--positive", "Yes", "--negative", "yes"),
+            "the label value 'yes' cannot mean two things",
+        ),
         (("--labels", "c.csv"), "no column 'answer' (found: prompt, completion, final_label)"),
         (("--labels", "c.csv", "--format", "odd"), "--format is 'odd'"),
         (("--labels", "c.csv", "--partial", "refusal"), "--partial is for --format xstest"),
@@ -335,9 +340,10 @@ def test_verdicts_are_kept_where_out_says_and_found_again(tmp_path):
 )
 def test_wrong_usage_is_said_in_one_line(tmp_path, arguments, message):
     completions(tmp_path / "c.csv", *GOOD)
+    completions(tmp_path / "c.txt", *GOOD)
     result = tseval("validate", *arguments)
     assert isinstance(result.exception, SystemExit)
-    assert result.exit_code in (1, 2)
+    assert result.exit_code == (1 if "no column" in message else 2)
     assert message in result.stderr
     assert result.stdout == ""
 
@@ -406,6 +412,11 @@ def test_a_judge_without_any_verdict_writes_no_record(tmp_path, letters):
     assert result.exit_code == 5
     assert "gave no verdict on any row" in result.stderr
     assert not (tmp_path / "r.json").exists()
+
+
+def test_a_sheet_that_is_not_there_is_wrong_usage(tmp_path):
+    result = tseval("label", "run", "--read", "none.csv")
+    assert (result.exit_code, "no file none.csv for --read" in result.stderr) == (2, True)
 
 
 def test_label_exports_a_sheet_and_reads_it_back(tmp_path):

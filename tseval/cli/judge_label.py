@@ -48,6 +48,10 @@ def label(
 
         if (sheet is None) == (read is None):
             raise ConfigError("give either --sheet FILE or --read FILE")
+        if read is not None and not read.is_file():
+            raise ConfigError(
+                f"no file {read} for --read", hint="name a sheet that people labelled"
+            )
         folder = RunFolder.load(run)
         done = _export(folder, given) if sheet is not None else _read(folder, given)
         if json:
