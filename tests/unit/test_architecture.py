@@ -14,9 +14,9 @@ ORDER = (
     *("protocol", "spec", "panels", "cards", "tables", "hub", "checkers", "questions", "data", "rollouts"),
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
     *("asking", "judging", "session", "scoring", "reasoning", "prompt_benchmark"),
-    *("runfolder", "lm_eval_tasks", "loading", "legs", "runner", "rejudge"),
+    *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("labelfile", "calibration", "labelling", "sheets", "validation", "judgements", "correction"),
-    *("agreement", "pace", "planning", "workload", "evidence", "forecast"),
+    *("agreement", "rejudge", "pace", "planning", "workload", "evidence", "forecast"),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
     *("models", "probes", "train", "cli"),
 )
