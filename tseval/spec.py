@@ -166,7 +166,15 @@ def _unknown_model(text: str, backends: dict[str, bool]) -> ConfigError:
     return ConfigError(
         f"{text!r} is neither a path, a hub id (org/name) nor a backend"
         f" ({', '.join(sorted(backends))})",
-        hint=f"hf/{text} for a hub id without an organisation; " + error.hint.split("see ")[0],
+        hint="; ".join(
+            filter(
+                None,
+                (
+                    f"hf/{text} for a hub id without an organisation",
+                    error.hint.split("see ")[0].strip(),
+                ),
+            )
+        ),
     )
 
 

@@ -11,7 +11,8 @@ import pytest
 ORDER = (
     *("errors", "workers", "types", "hookspecs", "formats", "thinking", "roles"),
     *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics", "power"),
-    *("protocol", "spec", "panels", "cards", "tables", "hub", "checkers", "questions", "data", "rollouts"),
+    *("protocol", "spec", "panels", "cards", "tables", "hub"),
+    *("checkers", "questions", "data", "rollouts"),
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
     *("asking", "judging", "session", "scoring", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),

@@ -460,7 +460,7 @@ def test_markdown_is_a_table() -> None:
 def test_more_than_a_twentieth_of_lost_verdicts_ends_with_5() -> None:
     result = tseval(*QUICK, "-M", "fail_share=0.5")
     assert result.exit_code == 5, result.output
-    assert "are unparsed or failed; run the same command again" in result.stderr
+    assert "are unparsed or failed; the same command tries those that failed again" in result.stderr
     assert "error: " in result.stderr
     assert "error " in result.stdout  # counted by reason, beside the rate
     shown = tseval("show", "o")

@@ -97,7 +97,7 @@ def test_options_and_address_are_carried() -> None:
             "gpt2",
             "'gpt2' is neither a path, a hub id (org/name) nor a backend"
             " (demo, hf, openai, scripted, vllm)",
-            "hf/gpt2 for a hub id without an organisation; ",
+            "hf/gpt2 for a hub id without an organisation",
         ),
         ("dmeo", "'dmeo' is neither a path", "did you mean 'demo'?"),
     ],

@@ -357,8 +357,9 @@ def _print(outcome: Any, given: dict[str, Any]) -> None:
         sys.stderr.write(f"{leg.swaps} model swaps took {leg.swap_seconds:.0f} s\n")
     if outcome.lost_share > WARN_SHARE:
         level = "error" if outcome.lost_share > FAIL_SHARE else "warning"
+        again = "; the same command tries those that failed again" if outcome.failed_share else ""
         sys.stderr.write(
             f"{level}: {100 * outcome.lost_share:.1f}% of the verdicts of a benchmark are unparsed"
-            " or failed; run the same command again to retry the failed ones\n"
+            f" or failed{again}\n"
         )
     sys.stderr.write(f"tseval show {shlex.quote(str(path))} prints this table again\n")
