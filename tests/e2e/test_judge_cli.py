@@ -518,4 +518,4 @@ def test_a_run_without_its_journal_shows_its_scorecard_still(shown: Path, tmp_pa
     assert PANEL in text
     code, _, errors = end(start("show", str(out), "--disagreements", "3"))
     assert code == 1
-    assert "no journal in" in short(errors)[0]
+    assert "the run's journal holds none of the" in short(errors)[0]
