@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.support.signals import heed_interrupts
 from tseval.errors import BackendError
 from tseval.formats import BUILTIN_FAMILIES, FORCED_TAGS, NO_FORMAT, choose_format
 from tseval.models.demo import TENSORS_SHA256, create, demo_folder, tensors_hash
@@ -403,6 +404,7 @@ def test_ctrl_c_ends_the_process_within_a_few_tokens(folder: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=heed_interrupts,
     )
     try:
         assert process.stdout is not None

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.panel_judges import Asks, Guard, Guards, Plain
+from tests.support.signals import heed_interrupts
 from tseval.errors import BackendError, RequestFailed
 from tseval.roles import JudgeCase, JudgeModel
 from tseval.runfolder import RunFolder
@@ -102,6 +103,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         env={**os.environ, **environment},
+        preexec_fn=heed_interrupts,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.signals import heed_interrupts
 from tseval.journal import Journal
 
 MAIN = (sys.executable, "-c", "from tseval.cli import main; main()")
@@ -37,6 +38,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
+        preexec_fn=heed_interrupts,
     )
 
 

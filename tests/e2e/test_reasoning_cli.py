@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.signals import heed_interrupts
+
 MAIN = (sys.executable, "-c", "from tseval.cli import main; main()")
 # The model of these tests; half of its answers are right.
 SCRIPT = """
@@ -56,6 +58,7 @@ def start(place: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(place)},
+        preexec_fn=heed_interrupts,
     )
 
 

@@ -603,7 +603,7 @@ def test_a_fingerprint_names_what_could_change_a_number(
     monkeypatch.setattr(sys.modules[CHECKER], "VERSION", "2")
     found["checker"] = fingerprint(tmp_path, "checker")
     monkeypatch.setattr(sys.modules[CHECKER], "VERSION", "1")
-    monkeypatch.setattr("tseval.reasoning.version", lambda name: "99")
+    monkeypatch.setattr("tseval.checkers.version", lambda name: "99")
     found["library"] = fingerprint(tmp_path, "library")
     monkeypatch.undo()
     assert len({first, *found.values()}) == 1 + len(found), found
