@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.support.sessions import AskingJudge, finish, session_on
 from tests.support.signals import heed_interrupts
 from tseval.errors import BackendError
 from tseval.formats import BUILTIN_FAMILIES, FORCED_TAGS, NO_FORMAT, choose_format
@@ -24,10 +25,13 @@ from tseval.roles import (
     CompletionRequest,
     HiddenStatesRequest,
     ModelSpec,
+    Report,
     ScoringRequest,
+    Subject,
 )
+from tseval.spec import RunSpec
 from tseval.thinking import Limits
-from tseval.types import Message, Sampling
+from tseval.types import Message, Sampling, Verdict
 
 pytestmark = pytest.mark.model
 
@@ -416,3 +420,50 @@ def test_ctrl_c_ends_the_process_within_a_few_tokens(folder: Path) -> None:
         assert "KeyboardInterrupt" in errors
     finally:
         process.kill()
+
+
+def test_target_and_judge_take_turns_on_a_device_by_unloading(folder: Path, tmp_path: Path) -> None:
+    loaded: set[str] = set()
+    most: list[int] = []
+
+    class Shared(HfBackend):
+        """The model as it is on an accelerator that holds one at a time."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__(
+                ModelSpec(backend="hf", name=str(folder), options={"dtype": "float32"})
+            )
+            self.name, self.devices = name, ("shared:0",)
+
+        async def start(self, report: Report) -> Subject:
+            subject = await super().start(report)
+            self.devices = ("shared:0",)
+            loaded.add(self.name)
+            most.append(len(loaded))
+            return subject
+
+        async def close(self) -> None:
+            await super().close()
+            loaded.discard(self.name)
+
+    async def run() -> tuple[list[Verdict], int]:
+        judges = {"j": (AskingJudge(), Shared("judge"))}
+        spec = RunSpec(
+            model=ModelSpec(backend="hf"), benchmarks=(), sampling=Sampling(answer_tokens=6)
+        )
+        async with session_on(tmp_path, Shared("target"), judges, spec=spec) as session:
+
+            async def one(prompt: str) -> Verdict:
+                rollout = await session.generate(prompt)
+                _, verdict = await session.judge("j", prompt, rollout.answer or "nothing")
+                return verdict
+
+            prompts = ["Name a colour.", "Name a fruit.", "Name a river.", "Name a bird."]
+            found = [verdict async for _, verdict in session.map(prompts, one)]
+            return found, session._scheduler.swaps
+
+    verdicts, swaps = finish(run(), 240)
+    assert [verdict.reason for verdict in verdicts] == ["ok"] * 4
+    # All are answered, then the models change places once, then all are judged.
+    assert swaps == 1
+    assert most == [1, 1, 1]
