@@ -13,6 +13,7 @@ COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "tseval --help": [TSEVAL, "--help"],
     "tseval run --help": [TSEVAL, "run", "--help"],
+    "tseval plan --help": [TSEVAL, "plan", "--help"],
     "tseval ls benchmarks": [TSEVAL, "ls", "benchmarks"],
     "python -c 'import torch'": [sys.executable, "-c", "import torch"],
 }

@@ -33,7 +33,9 @@ def command(*arguments: str) -> str:
     return f"sys.argv = {['tseval', *arguments]}; from tseval.cli import main; main()"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert {"numpy", "asyncio", *HEAVY} & modules_after(command(*arguments)) == set()
 

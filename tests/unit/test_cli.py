@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -597,23 +596,3 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("[\n", "")
-
-
-def test_help_answers_within_0_3_seconds_of_cpu() -> None:
-    def cpu_seconds(code: str, *arguments: str) -> float:
-        """The least of a few runs: other work on the machine only ever adds to it."""
-        least = float("inf")
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(
-                [sys.executable, "-c", code, *arguments], check=True, capture_output=True
-            )
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            least = min(least, spent)
-        return least
-
-    nothing = cpu_seconds("pass")
-    helping = cpu_seconds("from tseval.cli import main; main()", "--help")
-    print(f"--help {helping:.2f} s, an interpreter that does nothing {nothing:.2f} s")
-    assert helping < 0.3 + nothing
