@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from .formats import NO_FORMAT, TemplateView, ThinkingFormat
 from .thinking import Limits
 from .types import (
+    BenchmarkSize,
     ChoiceScores,
     LogLikelihood,
     Message,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from .cards import BenchmarkCard
     from .session import Session
+    from .spec import RunSpec
 
 # Text, or token ids as the engine gave them; a prefix is a sequence of such pieces.
 Piece = str | tuple[int, ...]
@@ -289,6 +291,8 @@ class Benchmark(Protocol):
     order in which its samples finish. What fails for one sample is counted and goes on; what
     raises ends this benchmark only.
 
+    It may offer more: :class:`Sized`, :class:`Vetting`.
+
     Attributes:
         card: Describes it; needs at least ``name`` and ``summary``.
     """
@@ -297,6 +301,28 @@ class Benchmark(Protocol):
 
     async def run(self, session: Session) -> list[Score]:
         """Measure, and return the scores."""
+        ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A benchmark with a ``run`` of its own that can say how much it will ask."""
+
+    def size(self, spec: RunSpec) -> BenchmarkSize:
+        """Count what a run with these settings will ask, without any model.
+
+        Called in a thread without an event loop, so it may block. Raises DataError where rows
+        cannot be read, and CapabilityMissing where they cannot be measured.
+        """
+        ...
+
+
+@runtime_checkable
+class Vetting(Protocol):
+    """A benchmark that some settings cannot be meant for."""
+
+    def vet(self, spec: RunSpec) -> None:
+        """Raise ConfigError for settings that cannot be meant; called before a model is loaded."""
         ...
 
 

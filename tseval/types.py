@@ -229,3 +229,30 @@ class Score(Struct, frozen=True, kw_only=True):
     member: bool = False
     judge_notes: dict[str, int] = field(default_factory=dict)
     higher_is_better: bool = False
+
+
+class BenchmarkSize(Struct, frozen=True, kw_only=True):
+    """What a benchmark in code will ask of models and judges, known before it is run.
+
+    Attributes:
+        prompts: Rows that it asks about.
+        independent: Independent prompts by kind ('harmful', 'benign', 'question') that its scores
+            rest on; what differences will show is computed from them.
+        generations: Rollouts, those that other calls share counted once.
+        continuations: Recorded traces that are continued.
+        judged: Texts that each of the run's judges is shown.
+        hidden_states: Passes that hidden states are read from.
+        loglikelihoods: Given texts that are scored.
+        answer_tokens, trace_tokens: Most new tokens of the answer and the trace of a rollout or a
+            continuation; None: as the run has them.
+    """
+
+    prompts: int
+    independent: dict[str, int] = field(default_factory=dict)
+    generations: int = 0
+    continuations: int = 0
+    judged: int = 0
+    hidden_states: int = 0
+    loglikelihoods: int = 0
+    answer_tokens: int | None = None
+    trace_tokens: int | None = None

@@ -7,15 +7,15 @@ from typing import NamedTuple
 from .cards import BenchmarkCard
 from .checkers import identify_checker
 from .data import cluster_of, load_rows
-from .errors import DataError
+from .errors import CapabilityMissing, DataError
 from .judging import Seat
 from .panels import Panel
 from .planning import JudgeCalls, Limits
 from .prompt_benchmark import PromptBenchmark
 from .reasoning import ReasoningBenchmark
-from .roles import Benchmark
+from .roles import Benchmark, Sized
 from .spec import RunSpec
-from .types import Sample
+from .types import BenchmarkSize, Sample
 
 CLASSES: dict[bool | None, str] = {True: "harmful", False: "benign", None: "question"}
 
@@ -33,20 +33,22 @@ class Workload(NamedTuple):
     gated: bool = False
     page: str = ""
     warnings: tuple[str, ...] = ()
+    continuations: int = 0
+    hidden_states: int = 0
+    loglikelihoods: int = 0
 
 
 def workload(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Workload:
     """Count a benchmark's rows, and what is asked about them.
 
     Args:
-        benchmark: A card's, or one in code: that may have ``size(spec)``, which says how many
-            prompts and rollouts it will need.
+        benchmark: A card's, or one in code: that may say its size (``tseval.roles.Sized``).
         spec: The run.
         seats: Its judges by label.
     """
     card, name = benchmark.card, benchmark.card.name
     if not isinstance(benchmark, PromptBenchmark | ReasoningBenchmark):
-        return _foreign(benchmark, spec)
+        return _coded(benchmark, spec, seats)
     missing, gated, page = "", False, ""
     warnings: tuple[str, ...] = ()
     try:
@@ -66,7 +68,11 @@ def workload(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Wor
         rollouts=rollouts,
         limits=_limits(spec, card),
         classes=classes,
-        judges=_calls(benchmark, seats, rollouts),
+        judges=(
+            _checks(benchmark, rollouts)
+            if isinstance(benchmark, ReasoningBenchmark)
+            else _calls(seats, rollouts)
+        ),
         missing=missing,
         gated=gated,
         page=page,
@@ -74,19 +80,33 @@ def workload(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Wor
     )
 
 
-def _foreign(benchmark: Benchmark, spec: RunSpec) -> Workload:
-    """Ask a benchmark in code, which may have ``size(spec)``: prompts and rollouts it will need."""
-    size = getattr(benchmark, "size", None)
-    prompts: int | None = None
-    rollouts: int | None = None
-    missing = ""
-    if size is not None:
-        try:
-            prompts, rollouts = size(spec)
-        except DataError as error:
-            missing = error.message
+def _coded(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Workload:
+    """Ask a benchmark with a ``run`` of its own, if it can say."""
     name, limits = benchmark.card.name, _limits(spec, None)
-    return Workload(name, prompts, rollouts, limits, {}, (), missing)
+    if not isinstance(benchmark, Sized):
+        return Workload(name, None, None, limits, {}, ())
+    try:
+        size = benchmark.size(spec)
+    except (DataError, CapabilityMissing) as error:
+        return Workload(name, None, None, limits, {}, (), error.message, page=error.hint)
+    return Workload(
+        name=name,
+        prompts=size.prompts,
+        rollouts=size.generations,
+        limits=_limits_of(size, limits),
+        classes=size.independent,
+        judges=_calls(seats, size.judged) if size.judged else (),
+        continuations=size.continuations,
+        hidden_states=size.hidden_states,
+        loglikelihoods=size.loglikelihoods,
+    )
+
+
+def _limits_of(size: BenchmarkSize, limits: Limits) -> Limits:
+    return Limits(
+        trace=limits.trace if size.trace_tokens is None else size.trace_tokens,
+        answer=limits.answer if size.answer_tokens is None else size.answer_tokens,
+    )
 
 
 def _page(card: BenchmarkCard) -> str:
@@ -113,21 +133,22 @@ def _limits(spec: RunSpec, card: BenchmarkCard | None) -> Limits:
     return Limits(trace=0 if spec.thinking.mode == "off" else spec.thinking.budget, answer=answer)
 
 
-def _calls(
-    benchmark: PromptBenchmark | ReasoningBenchmark, seats: dict[str, Seat], rollouts: int
-) -> tuple[JudgeCalls, ...]:
-    """Say who judges how many texts; a panel asks its members and is no judge of its own."""
-    if isinstance(benchmark, ReasoningBenchmark):
-        assert benchmark.card.answer is not None
-        checker = identify_checker(benchmark.card.answer.checker)
-        return (JudgeCalls(judge=checker.name, calls=rollouts),)
+def _checks(benchmark: ReasoningBenchmark, rollouts: int) -> tuple[JudgeCalls, ...]:
+    """Say who checks how many answers."""
+    assert benchmark.card.answer is not None
+    checker = identify_checker(benchmark.card.answer.checker)
+    return (JudgeCalls(judge=checker.name, calls=rollouts),)
+
+
+def _calls(seats: dict[str, Seat], texts: int) -> tuple[JudgeCalls, ...]:
+    """Say who judges so many texts; a panel asks its members and is no judge of its own."""
     calls = []
     for label, seat in seats.items():
         if isinstance(seat.judge, Panel):
             continue
         panels = tuple(name for name, other in seats.items() if label in other.members)
         model = f"{seat.spec.backend}/{seat.spec.name}".rstrip("/") if seat.spec else ""
-        calls.append(JudgeCalls(judge=label, calls=rollouts, model=model, panels=panels))
+        calls.append(JudgeCalls(judge=label, calls=texts, model=model, panels=panels))
     return tuple(calls)
 
 

@@ -37,13 +37,11 @@ def load(order: Order) -> "dict[str, Any] | Refusal":
         DataError: Local data lacks a split that the task needs.
     """
     seed()
-    manager, name = _manager(order)
+    manager, name, leaves = _found(order)
     index = manager.task_index
-    # What a group defines itself has no file of its own, and so no local data.
-    leaves = sorted(_leaves(index, name) or ())
-    unsafe = [leaf for leaf in leaves if leaf in index and index[leaf].cfg.get("unsafe_code")]
-    if unsafe and not order.unsafe_code:
-        return refuse_code(unsafe)
+    refusal = _refused(index, leaves, order)
+    if refusal is not None:
+        return refusal
     with tempfile.TemporaryDirectory() as folder:
         _redirect(index, leaves, order, Path(folder))
         seed()
@@ -56,6 +54,12 @@ def load(order: Order) -> "dict[str, Any] | Refusal":
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
     return loaded
+
+
+def refused(order: Order) -> "Refusal | None":
+    """Say why a task will not be run, from its files alone: no data is loaded."""
+    manager, _, leaves = _found(order)
+    return _refused(manager.task_index, leaves, order)
 
 
 def seed() -> None:
@@ -89,6 +93,18 @@ def refuse_code(tasks: list[str]) -> Refusal:
         message=f"{', '.join(tasks)} runs code that the model wrote on this machine",
         hint="in a sandbox, confirm with --confirm-run-unsafe-code",
     )
+
+
+def _found(order: Order) -> tuple[Any, str, list[str]]:
+    """Index task files; name what is asked for, and the tasks below it."""
+    manager, name = _manager(order)
+    # What a group defines itself has no file of its own, and so no local data.
+    return manager, name, sorted(_leaves(manager.task_index, name) or ())
+
+
+def _refused(index: Mapping[str, Any], leaves: list[str], order: Order) -> "Refusal | None":
+    unsafe = [leaf for leaf in leaves if leaf in index and index[leaf].cfg.get("unsafe_code")]
+    return refuse_code(unsafe) if unsafe and not order.unsafe_code else None
 
 
 def _manager(order: Order) -> tuple[Any, str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +26,15 @@ from tseval.session import Session
 from tseval.spec import RunSpec
 from tseval.tables import SUFFIXES
 from tseval.thinking import ODDITIES
-from tseval.types import Message, Rollout, Score
+from tseval.types import BenchmarkSize, Message, Rollout, Score
+from tseval.workers import Workers
 
 from .decoding import cut, sampling_of, stops_of
 from .export import results_file
 from .records import VERSION, Answers, Ask, Built, DocPlan, Order, Scored, TaskPlan, Template
 from .scores import Measured, scores_of
-from .stock import Location
+from .sizes import cluster_of, size_of
+from .stock import Location, may_run_code
 
 _WORKER = "tseval.lm_eval_tasks.worker"
 # A dataset may have to be fetched first; a scorer may run programs.
@@ -77,11 +79,27 @@ class LmEvalBenchmark:
         self.card = LmEvalCard(name=name, summary=f"lm-eval's {name.partition('/')[2]}")
         self._location = location
 
+    def vet(self, spec: RunSpec) -> None:
+        """Refuse tasks that run code of the model's where nobody has confirmed that."""
+        if not spec.unsafe_code and may_run_code(self._location):
+            asyncio.run(_apart("refusal", _order(self._location, spec)))
+
+    def size(self, spec: RunSpec) -> BenchmarkSize:
+        """Count what will be asked; see ``tseval.roles.Sized``."""
+        return size_of(asyncio.run(_apart("build", _order(self._location, spec))), spec)
+
     async def run(self, session: Session) -> list[Score]:
         """Measure; see ``tseval.roles.Benchmark``."""
         template = _template(session)
         order = await asyncio.to_thread(_order, self._location, session.spec)
-        built = await self._build(session, order)
+        built = await _built(
+            session.check(
+                f"{_WORKER}:build",
+                msgspec.to_builtins(order),
+                version=_versions(),
+                seconds=_BUILD_SECONDS,
+            )
+        )
         self._check(session, built)
         outcomes: list[Outcome] = []
         lost: dict[str, Counter[str]] = {task.name: Counter() for task in built.tasks}
@@ -105,7 +123,7 @@ class LmEvalBenchmark:
         measured = [
             Measured(
                 plan=task,
-                clusters={doc.id: _cluster(doc) for doc in task.docs},
+                clusters={doc.id: cluster_of(doc) for doc in task.docs},
                 outcomes=_rollouts(task, answered[task.name]),
                 excluded=dict(sorted(lost[task.name].items())),
             )
@@ -113,24 +131,6 @@ class LmEvalBenchmark:
         ]
         own = self._location.file is not None
         return scores_of(self.card.name, session, measured, scored, own=own)
-
-    async def _build(self, session: Session, order: Order) -> Built:
-        try:
-            found = await session.check(
-                f"{_WORKER}:build",
-                msgspec.to_builtins(order),
-                version=_versions(),
-                seconds=_BUILD_SECONDS,
-            )
-        except RequestFailed as error:
-            reason, hint = _reason(error)
-            hint = hint or "its rows come from the hub, or from a file in a --data-dir"
-            raise DataError(f"the task cannot be loaded: {reason}", hint=hint) from error
-        built = msgspec.convert(found, Built)
-        if built.refusal is not None:
-            kind = ConfigError if built.refusal.kind == "config" else CapabilityMissing
-            raise kind(built.refusal.message, hint=built.refusal.hint)
-        return built
 
     def _check(self, session: Session, built: Built) -> None:
         """Refuse what the session cannot ask, before anything is asked."""
@@ -188,7 +188,7 @@ class LmEvalBenchmark:
                 outcomes.append(_outcome(doc, task, rollout, answer))
             responses.append(texts)
         if not outcomes:
-            outcomes.append(Outcome(_cluster(doc), None, task.name, {}))
+            outcomes.append(Outcome(cluster_of(doc), None, task.name, {}))
         return Answered(tuple(responses), tuple(outcomes))
 
     async def _loglikelihood(self, session: Session, built: Built, ask: Ask) -> tuple[float, bool]:
@@ -207,7 +207,7 @@ class LmEvalBenchmark:
             if ask.continuation is None:
                 row = self._row(built, task, doc, number, 0)
                 session.note_row(msgspec.structs.replace(row, failed=lost))
-        return Outcome(_cluster(doc), None, task.name, {}, lost=lost, failure=error.message)
+        return Outcome(cluster_of(doc), None, task.name, {}, lost=lost, failure=error.message)
 
     def _row(self, built: Built, task: TaskPlan, doc: DocPlan, number: int, repeat: int) -> Row:
         whole = len(built.tasks) == 1
@@ -259,6 +259,37 @@ class LmEvalBenchmark:
             hint = hint or "the answers are kept; the same command scores them again"
             raise TsevalError(f"the answers cannot be scored: {reason}", hint=hint) from error
         return msgspec.convert(found, Scored)
+
+
+async def _apart(function: str, order: Order) -> Built:
+    """Have a worker look at a task outside of any session."""
+    workers = Workers(1)
+    try:
+        arguments = [msgspec.to_builtins(order)]
+        return await _built(
+            workers.call(f"{_WORKER}:{function}", arguments, seconds=_BUILD_SECONDS)
+        )
+    finally:
+        await workers.close()
+
+
+async def _built(answer: Awaitable[Any]) -> Built:
+    """Read what a worker made of a task.
+
+    Raises:
+        DataError: It cannot be loaded.
+        ConfigError, CapabilityMissing: It is not run.
+    """
+    try:
+        built = msgspec.convert(await answer, Built)
+    except RequestFailed as error:
+        reason, hint = _reason(error)
+        hint = hint or "its rows come from the hub, or from a file in a --data-dir"
+        raise DataError(f"the task cannot be loaded: {reason}", hint=hint) from error
+    if built.refusal is not None:
+        kind = ConfigError if built.refusal.kind == "config" else CapabilityMissing
+        raise kind(built.refusal.message, hint=built.refusal.hint)
+    return built
 
 
 def _versions() -> str:
@@ -315,11 +346,6 @@ def _turns(built: Built, ask: Ask) -> tuple[Message, ...]:
     )
 
 
-def _cluster(doc: DocPlan) -> str:
-    """Documents that ask the same are not independent."""
-    return ",".join(str(ask.context) for ask in doc.asks)
-
-
 def _rollouts(task: TaskPlan, answered: dict[int, Answered]) -> list[Outcome]:
     """Outcomes of a task's rollouts; where choices are scored there are none."""
     if task.kind != "generate_until":
@@ -331,7 +357,7 @@ def _outcome(doc: DocPlan, task: TaskPlan, rollout: Rollout, answer: str) -> Out
     # An answer that a stop string ended is whole, however long the model went on behind it.
     ended = len(answer) < len(rollout.answer or "")
     return Outcome(
-        cluster=_cluster(doc),
+        cluster=cluster_of(doc),
         harmful=None,
         group=task.name,
         findings={},

@@ -34,6 +34,8 @@ _NAME = re.compile(rb"^[\"']?(task|group|tag)[\"']?\s*:[ \t]*[\"']?([^\s\"'#\[\]
 _TAGS = re.compile(
     rb"^[\"']?tag[\"']?\s*:\s*(?:\[([^\]]*)\]|\n((?:[ \t]*-[ \t]*[^\n]+\n?)+))", re.M
 )
+_INCLUDE = re.compile(rb"^[\"']?include[\"']?\s*:[ \t]*[\"']?([^\s\"'#]+)", re.M)
+_UNSAFE = re.compile(rb"^[\"']?unsafe_code[\"']?\s*:[ \t]*[\"']?(?:true|yes|on)\b", re.M | re.I)
 
 
 class Location(Struct, frozen=True, kw_only=True):
@@ -78,6 +80,42 @@ def locate(name: str) -> Location:
     return Location(task=name, folder=places.folders.get(name))
 
 
+def may_run_code(location: Location) -> bool:
+    """Say whether a task may be one that runs code which the model wrote.
+
+    True where a task file beside it, or one that these include, says so of any task: the index
+    knows of which. False is no promise, since a group may name tasks of other folders.
+    """
+    if location.file is not None:
+        files = [location.file]
+    elif location.folder is not None:
+        files = list(_task_files(location.folder))
+    else:
+        tagged = (e.path for e in os.scandir(tasks_folder()) if e.is_dir())
+        folders = [Path(each) for each in tagged if location.task in _places(Path(each)).tags]
+        files = [file for folder in folders for file in _task_files(folder)]
+    seen: set[Path] = set()
+    while files:
+        file = files.pop()
+        if file in seen or not file.is_file():
+            continue
+        seen.add(file)
+        source = file.read_bytes()
+        if _UNSAFE.search(source):
+            return True
+        files.extend(file.parent / match[1].decode() for match in _INCLUDE.finditer(source))
+    return False
+
+
+def _task_files(root: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(root):
+        folders.sort()
+        for file in sorted(files):
+            # Files that others include, which may name tags too, end otherwise: '_common_yaml'.
+            if "yaml" in file or "." not in file:
+                yield Path(place, file)
+
+
 def tasks_folder() -> Path:
     """Return the folder of lm-eval's task files; raise ConfigError if it is not installed."""
     spec = find_spec("lm_eval")
@@ -114,13 +152,8 @@ class _Places(NamedTuple):
 @cache
 def _places(root: Path) -> _Places:
     found = _Places({}, set())
-    for place, folders, files in os.walk(root):
-        folders.sort()
-        for file in sorted(files):
-            # Files that others include, which may name tags too, end otherwise: '_common_yaml'.
-            if "yaml" in file or "." not in file:
-                path = Path(place, file)
-                _read(path.read_bytes(), path.parent, found)
+    for path in _task_files(root):
+        _read(path.read_bytes(), path.parent, found)
     return found
 
 

@@ -17,7 +17,7 @@ import msgspec
 from tseval.errors import DataError, TsevalError
 
 from . import records
-from ._loading import FEWSHOT_SEED, compiled_once, load, seed
+from ._loading import FEWSHOT_SEED, compiled_once, load, refused, seed
 from ._models import asking_model, replaying_model
 from ._series import group_values, series_of
 from .records import (
@@ -68,6 +68,18 @@ def build(order: dict[str, Any]) -> dict[str, Any]:
             contexts=tuple(_context(text) for text in contexts),
         )
     )
+
+
+def refusal(order: dict[str, Any]) -> dict[str, Any]:
+    """Say why a task will not be run, from its files alone.
+
+    Args:
+        order: A :class:`records.Order` as plain values.
+
+    Returns:
+        A :class:`records.Built` without tasks, as plain values.
+    """
+    return _plain(Built(refusal=refused(msgspec.convert(order, Order))))
 
 
 @compiled_once()
