@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from .errors import RowSkipped
+from .errors import CapabilityMissing, ConfigError, RowSkipped
 from .formats import NO_FORMAT, Opening, ThinkingFormat, opening, replay_prefill
 from .roles import Backend, Completion, CompletionRequest, Piece, Subject
 from .thinking import Limits, Parsed, parse, parse_answer, split_ids
@@ -46,6 +46,38 @@ class Model(Struct, frozen=True, kw_only=True):
         if not self.system_prompt:
             return messages
         return (Message(role="system", content=self.system_prompt), *messages)
+
+    def require(self, *capabilities: str) -> None:
+        """Raise CapabilityMissing unless the backend can do all of these."""
+        have = self.backend.capabilities
+        missing = [name for name in capabilities if not getattr(have, name)]
+        if missing:
+            raise CapabilityMissing(
+                f"backend {self.backend.spec.backend!r} lacks {', '.join(missing)}",
+                hint="run it on another backend, for example hf",
+            )
+
+    def recommended(self, sampling: Sampling) -> Sampling:
+        """Return the decoding that the model's own configuration recommends.
+
+        Args:
+            sampling: Gives ``answer_tokens``, of which no model says anything.
+
+        Raises:
+            ConfigError: The model recommends nothing (a server never does).
+        """
+        values = self.subject.recommended
+        if not values:
+            raise ConfigError(
+                f"{self.subject.name} recommends no decoding of its own",
+                hint="give --temperature, --top-p and --top-k",
+            )
+        return Sampling(
+            temperature=values.get("temperature", 1.0),
+            top_p=values.get("top_p", 1.0),
+            top_k=int(values.get("top_k", 0)),
+            answer_tokens=sampling.answer_tokens,
+        )
 
 
 class Continuation(Struct, frozen=True, kw_only=True):

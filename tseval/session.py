@@ -6,26 +6,26 @@ journal first; what has to be made is made once, journalled as it arrives, and s
 asks for it meanwhile. Resume, re-judging, pooling and sharing all follow from this.
 """
 
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from .asking import asked_model, row_seed
-from .errors import CapabilityMissing, ConfigError, RequestFailed, RowSkipped, TsevalError
+from .asking import row_seed
+from .errors import ConfigError, TsevalError
 from .journal import Journal, Kind
-from .judging import Seat, identify
+from .judging import Seat
+from .ledger import Ledger
 from .mapping import map_samples
 from .memo import Memo, content_key
-from .panels import Panel
-from .protocol import JudgeIdentity, Protocol
+from .protocol import JudgeIdentity
 from .readback import Row
 from .roles import HiddenStatesRequest, JudgeCase, Piece, ScoringRequest
 from .rollouts import Continuation, Model, Plan, continue_trace, roll_out
 from .scheduler import Scheduler
 from .spec import RunSpec
 from .types import LogLikelihood, Message, Rollout, Sampling, TextJudged, Thinking, Verdict
+from .verdicts import Verdicts
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Session:
+class Session(Ledger):
     """What a benchmark calls. Made by the runner; one per run.
 
     Args:
@@ -56,9 +56,7 @@ class Session:
         spec, registry: As given.
         seats: The run's judges by label, in order.
         counts: What was made, found and failed so far: 'generation.made', 'verdict.found' ...
-        protocols: Every protocol that a score was made under, by fingerprint.
-        warnings: Remarks that belong beside the scores.
-        expected, done: Steps by benchmark, for the progress display.
+        protocols, warnings, expected, done: As in :class:`tseval.ledger.Ledger`.
     """
 
     def __init__(
@@ -73,13 +71,10 @@ class Session:
         arrays: "ArrayStore | None" = None,
         on_rollout: Callable[[Rollout], None] | None = None,
     ) -> None:
+        super().__init__()
         self.spec = spec
         self.registry = registry
         self.seats = judges
-        self.protocols: dict[str, Protocol] = {}
-        self.warnings: list[str] = []
-        self.expected: Counter[str] = Counter()
-        self.done: Counter[str] = Counter()
         self._workers = Workers()
         self._memo = Memo(journal, scheduler, self._on_made)
         self.counts = self._memo.counts
@@ -87,7 +82,7 @@ class Session:
         self._scheduler = scheduler
         self._arrays = arrays
         self._on_rollout = on_rollout
-        self._identities: dict[str, JudgeIdentity] = {}
+        self._verdicts = Verdicts(self._memo, models, judges, self._workers, seed=spec.seed)
 
     # -- what a benchmark may ask about the run
 
@@ -103,11 +98,7 @@ class Session:
 
     def identity_of(self, judge: str) -> JudgeIdentity:
         """Identity of one of the run's judges, its model's or its members' included."""
-        if judge not in self._identities:
-            seat = self.seats[judge]
-            members = [self.identity_of(member) for member in seat.members]
-            self._identities[judge] = identify(seat, self._models, members)
-        return self._identities[judge]
+        return self._verdicts.identity_of(judge)
 
     @property
     def tokens_under_way(self) -> int:
@@ -120,27 +111,9 @@ class Session:
         """The run's journal."""
         return self._memo.journal
 
-    def warn(self, message: str) -> None:
-        """Keep a remark that belongs beside the scores; each is kept once."""
-        if message not in self.warnings:
-            self.warnings.append(message)
-
     def require(self, *capabilities: str) -> None:
         """Raise CapabilityMissing unless the model under test can do all of these."""
-        _require(self.target, *capabilities)
-
-    def declare(self, protocol: Protocol) -> str:
-        """Record the protocol of a score that will be made; return its fingerprint."""
-        self.protocols[protocol.fingerprint] = protocol
-        return protocol.fingerprint
-
-    def expect(self, benchmark: str, steps: int) -> None:
-        """Say how many steps a benchmark will take, for the progress display."""
-        self.expected[benchmark] += steps
-
-    def advance(self, benchmark: str, steps: int = 1) -> None:
-        """Say that steps were done."""
-        self.done[benchmark] += steps
+        self.target.require(*capabilities)
 
     # -- calls
 
@@ -171,14 +144,11 @@ class Session:
             BackendUnavailable: No request can succeed any more.
         """
         made = self._models[model]
-        turns = _turns(messages)
-        sampling = sampling or self._sampling(made)
-        thinking = thinking or self.spec.thinking
-        key = self._key(
-            "generation", made, turns, sampling, thinking, rollout=rollout, stream=stream
+        drawn = {"rollout": rollout, "stream": stream}
+        plan = self._plan("generation", made, messages, sampling, thinking, **drawn)
+        return await self._memo.call(
+            "generation", plan.key, Rollout, made, lambda: roll_out(made, plan)
         )
-        plan = self._plan(key, made, turns, sampling, thinking)
-        return await self._memo.call("generation", key, Rollout, made, lambda: roll_out(made, plan))
 
     async def extend(
         self,
@@ -197,23 +167,12 @@ class Session:
             CapabilityMissing: The backend cannot continue a prefix.
             RequestFailed, BackendUnavailable: As for :meth:`generate`.
         """
-        made = _require(self._models[model], "prefix")
-        turns = _turns(messages)
-        sampling = sampling or self._sampling(made)
-        thinking = thinking or self.spec.thinking
-        key = self._key(
-            "extension",
-            made,
-            turns,
-            sampling,
-            thinking,
-            rollout=rollout,
-            stream=stream,
-            how=msgspec.to_builtins(how),
-        )
-        plan = self._plan(key, made, turns, sampling, thinking)
+        made = self._models[model]
+        made.require("prefix")
+        drawn = {"rollout": rollout, "stream": stream, "how": msgspec.to_builtins(how)}
+        plan = self._plan("extension", made, messages, sampling, thinking, **drawn)
         return await self._memo.call(
-            "extension", key, Rollout, made, lambda: continue_trace(made, plan, how)
+            "extension", plan.key, Rollout, made, lambda: continue_trace(made, plan, how)
         )
 
     async def loglikelihood(
@@ -225,7 +184,8 @@ class Session:
         model: str = "target",
     ) -> LogLikelihood:
         """Score a continuation; raises like :meth:`extend`."""
-        made = _require(self._models[model], "logprobs")
+        made = self._models[model]
+        made.require("logprobs")
         turns = _turns(messages)
         request = ScoringRequest(
             messages=made.conversation(turns), context=context, continuation=continuation
@@ -253,7 +213,8 @@ class Session:
             CapabilityMissing: The backend cannot.
             RequestFailed, BackendUnavailable: As for :meth:`generate`.
         """
-        made = _require(self._models[model], "hidden_states")
+        made = self._models[model]
+        made.require("hidden_states")
         arrays = self._arrays
         if arrays is None:
             raise ConfigError("this session was made without a place for arrays")
@@ -299,44 +260,8 @@ class Session:
             The verdict's key and the verdict. A judge whose model fails gives a verdict with
             reason 'error', which is not journalled as one: it is tried again on resume.
         """
-        seat = self.seats[judge]
-        if not text.strip():
-            # Nothing was said: the model's doing, and nothing that a judge could be asked about.
-            return "", Verdict(reason="empty")
-        identity = msgspec.to_builtins(self.identity_of(judge))
-        key = content_key(["verdict", identity, prompt, text, sees, sample])
-        found = self._memo.find("verdict", key, Verdict)
-        if found is not None:
-            return key, found
-        if isinstance(seat.judge, Panel):
-            votes = dict(known or {})
-            for member in seat.members:
-                if member not in votes:
-                    _, votes[member] = await self.judge(
-                        member, prompt, text, sees=sees, sample=sample, known=known
-                    )
-            verdict = _count(seat, seat.judge, votes)
-        else:
-            model = asked_model(
-                self._memo,
-                self._models[seat.role] if seat.role else None,
-                seat.judge.card,
-                seed=self.spec.seed,
-                sample=sample,
-            )
-            try:
-                verdict = await seat.judge.judge(JudgeCase(prompt=prompt, text=text), model)
-            except (RequestFailed, RowSkipped) as error:
-                self._memo.lost("verdict", key, error)
-                return key, Verdict(reason="error", raw=error.message)
-        if verdict.reason == "error":
-            return key, verdict
-        if key in self._memo.journal:
-            # Somebody asked the same meanwhile: what was journalled first is what counts.
-            return key, self._memo.find("verdict", key, Verdict) or verdict
-        self._memo.journal.append("verdict", key, verdict)
-        self.counts["verdict.made"] += 1
-        return key, verdict
+        case = JudgeCase(prompt=prompt, text=text)
+        return await self._verdicts.judge(judge, case, sees=sees, sample=sample, known=known or {})
 
     async def check(
         self, function: str, *arguments: Any, version: str, seconds: float = 60.0
@@ -370,43 +295,10 @@ class Session:
         *,
         fate: str = "",
     ) -> tuple[str, Verdict]:
-        """Have an answer checked against the right one.
-
-        Args:
-            checker: Module of the checker.
-            identity: What its verdicts depend on.
-            reference: The right answer.
-            answer: The model's.
-            fate: Why the answer is wrong without being looked at ('truncated', 'unclosed'), or
-                ''.
-
-        Returns:
-            The verdict's key and the verdict: ``correct``, in ``raw`` the answer that was found,
-            and in ``details`` whether there was one. A checker that fails gives a verdict with
-            reason 'error', which is not journalled as one: it is tried again on resume.
-        """
-        named = msgspec.to_builtins(identity)
-        key = content_key(["grade", checker, named, reference, answer, fate])
-        if fate:
-            verdict = Verdict(correct=False, details={"fate": fate})
-            self._memo.journal.append("verdict", key, verdict)
-            return key, verdict
-
-        async def make() -> Verdict:
-            value = await self._workers.call(
-                f"{checker}:check", (reference, answer), seconds=CHECK_SECONDS
-            )
-            found = _checked(checker, value)
-            return Verdict(
-                correct=found.correct,
-                raw=found.extracted or "",
-                details={"extracted": "no" if found.extracted is None else "yes"},
-            )
-
-        try:
-            return key, await self._memo.compute("verdict", key, Verdict, make)
-        except RequestFailed as error:
-            return key, Verdict(reason="error", raw=error.message)
+        """Have an answer checked; see :meth:`tseval.verdicts.Verdicts.grade`."""
+        return await self._verdicts.grade(
+            checker, identity, reference, answer, fate=fate, seconds=CHECK_SECONDS
+        )
 
     def note_row(self, row: Row) -> None:
         """Journal how a sample's rollout and verdicts belong together."""
@@ -454,37 +346,23 @@ class Session:
     def _sampling(self, model: Model) -> Sampling:
         if self.spec.decoding == "fixed":
             return self.spec.sampling
-        return recommended(model, self.spec.sampling)
-
-    def _key(
-        self,
-        kind: Kind,
-        model: Model,
-        turns: tuple[Message, ...],
-        sampling: Sampling,
-        thinking: Thinking,
-        **more: Any,
-    ) -> str:
-        return content_key(
-            [
-                kind,
-                model.identity,
-                msgspec.to_builtins(turns),
-                msgspec.to_builtins(sampling),
-                msgspec.to_builtins(thinking),
-                self.spec.seed,
-                more,
-            ]
-        )
+        return model.recommended(self.spec.sampling)
 
     def _plan(
         self,
-        key: str,
+        kind: Kind,
         model: Model,
-        turns: tuple[Message, ...],
-        sampling: Sampling,
-        thinking: Thinking,
+        messages: str | Iterable[Message],
+        sampling: Sampling | None,
+        thinking: Thinking | None,
+        **more: Any,
     ) -> Plan:
+        """Plan a rollout; what is not given is the run's, and all of it makes the key."""
+        turns = _turns(messages)
+        sampling = sampling or self._sampling(model)
+        thinking = thinking or self.spec.thinking
+        plain = [msgspec.to_builtins(each) for each in (turns, sampling, thinking)]
+        key = content_key([kind, model.identity, *plain, self.spec.seed, more])
         return Plan(
             key=key,
             seed=row_seed(key),
@@ -492,66 +370,6 @@ class Session:
             sampling=sampling,
             thinking=thinking,
         )
-
-
-class _Check(msgspec.Struct, frozen=True):
-    """What a checker of answers returns."""
-
-    correct: bool
-    extracted: str | None
-
-
-def _checked(checker: str, value: Any) -> _Check:
-    """Read what a checker returned; what is not as agreed says nothing about the answer."""
-    try:
-        found = msgspec.convert(value, _Check)
-    except msgspec.ValidationError as error:
-        raise RequestFailed(f"{checker}:check: {error}", kind="malformed") from error
-    if found.correct and found.extracted is None:
-        raise RequestFailed(f"{checker}:check: right, without an answer", kind="malformed")
-    return found
-
-
-def _require(model: Model, *capabilities: str) -> Model:
-    """Return the model; raise CapabilityMissing unless its backend can do all of these."""
-    have = model.backend.capabilities
-    missing = [name for name in capabilities if not getattr(have, name)]
-    if missing:
-        raise CapabilityMissing(
-            f"backend {model.backend.spec.backend!r} lacks {', '.join(missing)}",
-            hint="run it on another backend, for example hf",
-        )
-    return model
-
-
-def recommended(model: Model, sampling: Sampling) -> Sampling:
-    """Return the decoding that a model's own configuration recommends.
-
-    Raises:
-        ConfigError: The model recommends nothing (a server never does).
-    """
-    values = model.subject.recommended
-    if not values:
-        raise ConfigError(
-            f"{model.subject.name} recommends no decoding of its own",
-            hint="give --temperature, --top-p and --top-k",
-        )
-    return Sampling(
-        temperature=values.get("temperature", 1.0),
-        top_p=values.get("top_p", 1.0),
-        top_k=int(values.get("top_k", 0)),
-        answer_tokens=sampling.answer_tokens,
-    )
-
-
-def _count(seat: Seat, panel: Panel, votes: Mapping[str, Verdict]) -> Verdict:
-    """Count the votes of a panel's members."""
-    verdicts = [votes[member] for member in seat.members]
-    decided = panel.vote(dict(zip(panel.members, verdicts, strict=True)))
-    if decided.reason != "error":
-        return decided
-    failures = [verdict.raw for verdict in verdicts if verdict.reason == "error"]
-    return msgspec.structs.replace(decided, raw=failures[0])
 
 
 def _turns(messages: str | Iterable[Message]) -> tuple[Message, ...]:

@@ -1,6 +1,7 @@
 """Holds the dependency rule: imports point up the list of modules; heavy libraries stay lazy."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +10,13 @@ import pytest
 
 # A module of tseval imports only modules that stand above it here; a package counts as one.
 ORDER = (
-    *("errors", "workers", "types", "hookspecs", "formats", "thinking", "roles"),
+    *("errors", "workers", "types", "measurements", "hookspecs", "formats", "thinking", "roles"),
     *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
     *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
-    *("asking", "judging", "session", "scoring", "reasoning", "prompt_benchmark"),
+    *("asking", "judging", "verdicts", "ledger", "session"),
+    *("scoring", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("labelfile", "calibration", "labelling", "sheets", "validation", "judgements", "correction"),
     *("agreement", "rejudge", "pace", "planning", "workload", "evidence", "forecast"),
@@ -22,6 +24,8 @@ ORDER = (
     *("models", "probes", "train", "cli"),
 )
 CATALOGUES = ("benchmarks", "judges", "leaderboards")
+# What the catalogues may import from.
+PUBLIC = ("tseval", "tseval.probes")
 # Imported inside the functions that need them: each costs seconds, or may not be installed.
 HEAVY = {
     *("torch", "transformers", "accelerate", "peft", "trl", "vllm", "gguf"),
@@ -105,8 +109,8 @@ def catalogue_faults(name: str, source: str, *, is_package: bool = False) -> lis
     for line, module, names, _ in imports(name, source, is_package=is_package):
         if module == own or module.startswith(f"{own}."):
             continue
-        if module == "tseval":
-            private = [each for each in names if each not in public_names()]
+        if module in PUBLIC:
+            private = [each for each in names if each not in public_names(module)]
             faults += [f"{name}:{line} imports {each!r}, no public name" for each in private]
         elif module.startswith("tseval."):
             faults.append(f"{name}:{line} imports {module!r}; public names come from 'tseval'")
@@ -122,10 +126,8 @@ def heavy_faults(name: str, source: str) -> list[str]:
     ]
 
 
-def public_names() -> list[str]:
-    import tseval
-
-    return tseval.__all__
+def public_names(package: str) -> list[str]:
+    return list(importlib.import_module(package).__all__)
 
 
 def modules(folder: Path, name: str) -> Iterator[tuple[str, str, bool]]:

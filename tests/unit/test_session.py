@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.sessions import SPEC, AskingJudge, finish, session_on
+from tseval.asking import row_seed
 from tseval.errors import (
     BackendUnavailable,
     CapabilityMissing,
@@ -24,7 +25,7 @@ from tseval.journal import Journal
 from tseval.protocol import Protocol
 from tseval.roles import Capabilities, Completion, CompletionRequest, Report, Subject
 from tseval.rollouts import Continuation
-from tseval.session import Session, row_seed
+from tseval.session import Session
 from tseval.spec import RunSpec
 from tseval.testing import Call, ScriptedBackend, mixed
 from tseval.types import Message, Sampling, Thinking, Verdict
@@ -321,7 +322,7 @@ def test_every_rollout_has_a_row_seed_of_its_own(tmp_path: Path) -> None:
 
 
 def test_row_seeds_are_equal_in_every_process() -> None:
-    code = "from tseval.session import row_seed; print(row_seed('00ff' * 8))"
+    code = "from tseval.asking import row_seed; print(row_seed('00ff' * 8))"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code],
