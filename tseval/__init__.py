@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cards import BenchmarkCard, Suite
+    from .cards import BenchmarkCard, ProbeCard, Suite
     from .errors import (
         BackendError,
         BackendUnavailable,
@@ -24,31 +24,35 @@ if TYPE_CHECKING:
         UnknownName,
     )
     from .hookspecs import hookimpl
+    from .measurements import Curve, Grid, Measurement, MeasureSpec, Number
     from .metrics import Judged, outcome_of, score
     from .panels import Panel, VoteRule
     from .prompt_benchmark import PromptBenchmark, register_cards, register_suites
     from .protocol import Protocol
-    from .roles import (
-        Backend,
-        BackendFactory,
-        Benchmark,
+    from .requests import (
         Capabilities,
         ChoiceRequest,
         Completion,
         CompletionRequest,
+        ModelSpec,
+        Subject,
+    )
+    from .roles import (
+        Backend,
+        BackendFactory,
+        Benchmark,
         Judge,
         JudgeCard,
         JudgeCase,
         JudgeModel,
         MetricSpec,
-        ModelSpec,
         Question,
-        Subject,
     )
     from .rollouts import Continuation
     from .session import Session
     from .spec import RunSpec
     from .types import (
+        BenchmarkSize,
         ChoiceScores,
         Estimate,
         LogLikelihood,
@@ -62,7 +66,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES: dict[str, tuple[str, ...]] = {
-    "cards": ("BenchmarkCard", "Suite"),
+    "cards": ("BenchmarkCard", "ProbeCard", "Suite"),
     "errors": (
         "BackendError",
         "BackendUnavailable",
@@ -79,31 +83,35 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "UnknownName",
     ),
     "hookspecs": ("hookimpl",),
+    "measurements": ("Curve", "Grid", "Measurement", "MeasureSpec", "Number"),
     "metrics": ("Judged", "outcome_of", "score"),
     "panels": ("Panel", "VoteRule"),
     "prompt_benchmark": ("PromptBenchmark", "register_cards", "register_suites"),
     "protocol": ("Protocol",),
-    "roles": (
-        "Backend",
-        "BackendFactory",
-        "Benchmark",
+    "requests": (
         "Capabilities",
         "ChoiceRequest",
         "Completion",
         "CompletionRequest",
+        "ModelSpec",
+        "Subject",
+    ),
+    "roles": (
+        "Backend",
+        "BackendFactory",
+        "Benchmark",
         "Judge",
         "JudgeCard",
         "JudgeCase",
         "JudgeModel",
         "MetricSpec",
-        "ModelSpec",
         "Question",
-        "Subject",
     ),
     "rollouts": ("Continuation",),
     "session": ("Session",),
     "spec": ("RunSpec",),
     "types": (
+        "BenchmarkSize",
         "ChoiceScores",
         "Estimate",
         "LogLikelihood",
@@ -125,6 +133,7 @@ __all__ = [
     "BackendUnavailable",
     "Benchmark",
     "BenchmarkCard",
+    "BenchmarkSize",
     "Capabilities",
     "CapabilityMissing",
     "ChoiceRequest",
@@ -133,8 +142,10 @@ __all__ = [
     "CompletionRequest",
     "ConfigError",
     "Continuation",
+    "Curve",
     "DataError",
     "Estimate",
+    "Grid",
     "JournalError",
     "Judge",
     "JudgeCard",
@@ -142,12 +153,16 @@ __all__ = [
     "JudgeModel",
     "Judged",
     "LogLikelihood",
+    "MeasureSpec",
+    "Measurement",
     "Message",
     "MetricSpec",
     "ModelSpec",
     "NotComparable",
+    "Number",
     "Panel",
     "PluginError",
+    "ProbeCard",
     "PromptBenchmark",
     "Protocol",
     "Question",

@@ -187,6 +187,30 @@ class BenchmarkCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return (*self.local, self.source.columns)
 
 
+class ProbeCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a probe is: a benchmark that measures how a model gets to its answer.
+
+    Attributes:
+        name: Registered name.
+        title: Heading of its part of a report.
+        summary: One line for ``tseval ls benchmarks``.
+        metrics: Names of the ``MeasureSpec`` records of its scores.
+        needs: Capabilities of the backend that it cannot do without.
+        paper: Where the method comes from.
+        version: Changes whenever a number could.
+        note: What a user of the numbers has to know.
+    """
+
+    name: Name
+    title: Text
+    summary: Text
+    metrics: Annotated[tuple[str, ...], Meta(min_length=1)]
+    needs: tuple[str, ...] = ()
+    paper: Text = "arXiv 2606.25013"
+    version: Text = "1"
+    note: str = ""
+
+
 class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Benchmarks that are run together.
 

@@ -91,7 +91,7 @@ def load_rows(
     hashed = content_hash(samples)
     return Rows(
         benchmark=card.name,
-        samples=_ranked(samples, subset_seed)[:limit],
+        samples=ranked(samples, subset_seed)[:limit],
         n_total=len(samples),
         content_hash=hashed,
         origin=found.origin,
@@ -294,7 +294,7 @@ def _digest(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
-def _ranked(samples: Iterable[Sample], seed: int) -> tuple[Sample, ...]:
+def ranked(samples: Iterable[Sample], seed: int) -> tuple[Sample, ...]:
     """Order rows by sha256(seed, prompt), and number the ids of rows that share a prompt.
 
     The prompt's hash and not the row's id: files number the same rows differently, and a
@@ -307,13 +307,13 @@ def _ranked(samples: Iterable[Sample], seed: int) -> tuple[Sample, ...]:
         return key, _CLASS[sample.harmful], sample.group, sample.id, tags, sample.reference
 
     copies: Counter[str] = Counter()
-    ranked = []
+    numbered = []
     for sample in sorted(samples, key=rank):
         copies[sample.id] += 1
         n = copies[sample.id]
         # Some benchmarks hold a prompt twice. Both rows count, as in their papers.
-        ranked.append(sample if n == 1 else replace(sample, id=f"{sample.id}-{n}"))
-    return tuple(ranked)
+        numbered.append(sample if n == 1 else replace(sample, id=f"{sample.id}-{n}"))
+    return tuple(numbered)
 
 
 def _differences(card: BenchmarkCard, n: int, found: str) -> Iterator[str]:

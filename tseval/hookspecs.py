@@ -73,7 +73,10 @@ def register_formats(register: Register) -> None:
 
 @hookspec
 def register_metrics(register: Register) -> None:
-    """Call ``register`` with ``tseval.roles.MetricSpec`` records."""
+    """Call ``register`` with ``tseval.roles.MetricSpec`` or ``MeasureSpec`` records.
+
+    The first are rates over verdicts; the second (``tseval.measurements``) what probes measure.
+    """
 
 
 @hookspec

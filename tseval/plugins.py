@@ -18,6 +18,7 @@ from . import hookspecs
 from .cards import Suite
 from .errors import PluginError, TsevalError, UnknownName
 from .formats import FormatFamily
+from .measurements import MeasureSpec
 from .panels import Panel
 from .roles import BackendFactory, JudgeCard, MetricSpec
 
@@ -138,13 +139,14 @@ def _lacks(value: Any, member: str) -> bool:
     return not hasattr(value, first) or bool(rest and _lacks(getattr(value, first), rest))
 
 
-def _instance(kind: str, wanted: type) -> Callable[[Any], str]:
+def _instance(kind: str, *wanted: type) -> Callable[[Any], str]:
     """Make a validator: the object is one of our records, and has a non-empty name."""
     named = _named(kind)
+    expected = " or a ".join(each.__name__ for each in wanted)
 
     def validate(value: Any) -> str:
         if not isinstance(value, wanted):
-            raise TypeError(f"a {kind} is a {wanted.__name__}, got {type(value).__name__}")
+            raise TypeError(f"a {kind} is a {expected}, got {type(value).__name__}")
         return named(value)
 
     return validate
@@ -169,7 +171,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trainers": ("trainer", _named("trainer", "train")),
     "interventions": ("intervention", _named("intervention", "complete", "identity")),
     "formats": ("format", _instance("format", FormatFamily)),
-    "metrics": ("metric", _instance("metric", MetricSpec)),
+    "metrics": ("metric", _instance("metric", MetricSpec, MeasureSpec)),
     "leaderboards": ("leaderboard", _board_name),
     "exporters": ("exporter", _named("exporter", "export")),
 }

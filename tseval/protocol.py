@@ -50,6 +50,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
         judge: The judge; None for metrics without one.
         text: Which text was judged.
         metric, metric_version: What was counted.
+        settings: Sizes and constants of a probe; empty for other benchmarks.
     """
 
     benchmark: str
@@ -67,6 +68,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
     rollouts: int = 1
     judge: JudgeIdentity | None = None
     text: TextJudged = "answer"
+    settings: dict[str, str] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -81,6 +83,8 @@ class Protocol(Struct, frozen=True, kw_only=True):
         if self.limit is None:
             # Without a limit every row is measured, whatever the seed that would rank them.
             fields["subset_seed"] = None
+        if not self.settings:
+            del fields["settings"]
         return {"schema": PROTOCOL_SCHEMA, **fields}
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,8 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from .errors import ConfigError, JournalError
+from .measurements import Measurement
 from .protocol import canonical_json, differing
-from .roles import Subject
+from .requests import Subject
 from .spec import RunSpec
 from .types import Score
 
@@ -161,6 +163,20 @@ class RunFolder:
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigError(f"cannot read {file}: {error}") from error
 
+    def measurements(self) -> list[Measurement]:
+        """Read ``measurements.json``: what probes found; empty for a run without probes.
+
+        Raises:
+            ConfigError: The file is broken.
+        """
+        file = self.path / "measurements.json"
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=list[Measurement])
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(f"cannot read {file}: {error}") from error
+
     def save(self) -> None:
         """Write ``run.json``."""
         _replace(self.path / "run.json", msgspec.json.encode(self.manifest))
@@ -168,6 +184,16 @@ class RunFolder:
     def save_scores(self, scorecard: Scorecard) -> None:
         """Write ``scores.json`` with sorted keys, so that equal runs give equal bytes."""
         _replace(self.path / "scores.json", canonical_json(scorecard))
+
+    def save_measurements(self, found: Iterable[Measurement]) -> None:
+        """Put what probes found among what they found before, by probe and judge."""
+        new = {(each.probe, each.judge): each for each in found}
+        if not new:
+            return
+        every = {(each.probe, each.judge): each for each in self.measurements()} | new
+        order = self.manifest.spec.benchmarks
+        listed = sorted(every.values(), key=lambda each: order.index(each.probe))
+        _replace(self.path / "measurements.json", canonical_json(listed))
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -154,6 +154,7 @@ async def _measure(
     manifest, registry = folder.manifest, session.registry
     scores = await _run_all(session, benchmarks, manifest, display)
     scorecard = _kept(_scorecard(session, manifest, scores), folder, session)
+    folder.save_measurements(session.measurements.values())
     folder.save_scores(scorecard)
     manifest.warnings = list(session.warnings)
     lost, failed = lost_shares(scores, registry)

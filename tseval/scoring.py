@@ -276,7 +276,8 @@ def averages(
         series = [
             ((s.metric, "" if s.benchmark in asking else s.judge), s)
             for s in scores
-            if s.benchmark in members - without and not s.group
+            # What probes measure is about one benchmark each, and has no average.
+            if s.benchmark in members - without and not s.group and not _measured(s, registry)
         ]
         series.sort(key=itemgetter(0))
         for (metric, _), same in groupby(series, key=itemgetter(0)):
@@ -284,3 +285,8 @@ def averages(
             if mean is not None:
                 found.append(mean)
     return found
+
+
+def _measured(score: Score, registry: "Registry") -> bool:
+    metric = registry.metrics.get(score.metric)
+    return metric is not None and metric.on == "probe"

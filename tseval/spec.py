@@ -9,10 +9,11 @@ from msgspec import Struct
 
 from .errors import ConfigError, UnknownName
 from .protocol import fingerprint
-from .roles import ModelSpec
+from .requests import ModelSpec
 from .types import Sampling, TextJudged, Thinking
 
 DEFAULT_BACKEND = "demo"
+DEFAULT_STANCE_JUDGES = ("stance-rules",)
 # Names that credentials go by, in options and in the JSON that an option may hold.
 _SECRET = re.compile(r"api[_-]?key|secret|password|access[_-]?token|authorization", re.IGNORECASE)
 
@@ -41,6 +42,10 @@ class RunSpec(Struct, frozen=True, kw_only=True):
         system_prompt: Of the subject; part of its identity.
         intervention: Name of an intervention, or ''.
         data_dirs: Local mirrors. Not part of the hash: contents are, through the protocol.
+        scale: Sizes of the probes: 'smoke', 'standard' or 'paper'.
+        harmful_from, benign_from: Benchmarks that probes take their prompts from; empty: those of
+            the scale.
+        stance_judges: What labels the chunks of traces for the probe of oscillation.
         unsafe_code: Whether benchmarks may execute code that the model wrote. Not part of the
             hash: it decides whether something is measured, never how.
     """
@@ -62,6 +67,10 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     seed: int = 0
     system_prompt: str = ""
     intervention: str = ""
+    scale: str = "standard"
+    harmful_from: tuple[str, ...] = ()
+    benign_from: tuple[str, ...] = ()
+    stance_judges: tuple[str, ...] = DEFAULT_STANCE_JUDGES
     data_dirs: tuple[str, ...] = ()
     unsafe_code: bool = False
 

@@ -13,7 +13,8 @@ from tseval.cards import Suite
 from tseval.errors import PluginError, UnknownName
 from tseval.formats import BUILTIN_FAMILIES, FormatFamily
 from tseval.plugins import Origin, Table, load_registry
-from tseval.roles import BackendFactory, Capabilities, JudgeCard, MetricSpec
+from tseval.requests import Capabilities
+from tseval.roles import BackendFactory, JudgeCard, MetricSpec
 
 KINDS = (
     *("benchmarks", "suites", "judges", "backends", "trainers", "interventions"),
@@ -375,7 +376,7 @@ class Whole:
             "intervention 'mine' lacks complete",
         ),
         ("formats", BUILTIN_FAMILIES, "a format is a FormatFamily, got tuple"),
-        ("metrics", bool, "a metric is a MetricSpec, got type"),
+        ("metrics", bool, "a metric is a MetricSpec or a MeasureSpec, got type"),
         ("metrics", metric(""), "a metric needs a name without spaces and ',;@()', got ''"),
         ("exporters", SimpleNamespace(name="mine"), "exporter 'mine' lacks export"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import fields, replace
 
 from tseval.errors import ConfigError
-from tseval.roles import ModelSpec
+from tseval.requests import ModelSpec
 from tseval.spec import RunSpec, parse_model, parse_options
 from tseval.types import Sampling, Thinking
 
@@ -175,6 +175,10 @@ OTHERS: dict[str, Any] = {
     "seed": 1,
     "system_prompt": "Be kind.",
     "intervention": "nudge",
+    "scale": "smoke",
+    "harmful_from": ("advbench",),
+    "benign_from": ("xstest",),
+    "stance_judges": ("stance-rubric@demo",),
 }
 
 

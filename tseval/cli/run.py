@@ -16,6 +16,7 @@ from tseval.errors import ConfigError
 if TYPE_CHECKING:
     from tseval.plugins import Registry
     from tseval.protocol import Preset
+    from tseval.requests import ModelSpec
     from tseval.runfolder import RunFolder
     from tseval.spec import RunSpec
 
@@ -47,6 +48,15 @@ def command(
     intervention: str = option(
         "--intervention", panel=_WHAT, default="", help="Wrap generation by a registered one."
     ),
+    scale: str | None = option(
+        "--scale", panel=_WHAT, help="Sizes of probes: smoke (the demo's default), standard, paper."
+    ),
+    harmful_from: list[str] = option(
+        "--harmful-from", panel=_WHAT, default=[], help="Benchmarks whose prompts probes take."
+    ),
+    benign_from: list[str] = option(
+        "--benign-from", panel=_WHAT, default=[], help="The same for benign prompts."
+    ),
     base_url: str = option(
         "--base-url", panel=_WHAT, default="", help="Server address for openai/NAME."
     ),
@@ -75,6 +85,12 @@ def command(
         panel=_HOW,
         default=[],
         help="Backend option key=value of judges' models, or judge:key=value; repeat.",
+    ),
+    stance_judge: list[str] = option(
+        "--stance-judge",
+        panel=_HOW,
+        default=[],
+        help="Labels chunks of traces for oscillation: stance-rules, stance-rubric@model.",
     ),
     rollouts: int | None = option("--rollouts", "-k", panel=_HOW, min=1, help="Rollouts a prompt."),
     seed: int = option("--seed", panel=_HOW, default=0, help="Run seed; every row's derives."),
@@ -143,7 +159,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
         ConfigError: An unknown name, or values that exclude each other.
     """
     from tseval.protocol import preset as find_preset
-    from tseval.spec import RunSpec, parse_model, parse_options
+    from tseval.spec import DEFAULT_STANCE_JUDGES, RunSpec, parse_model, parse_options
 
     preset = find_preset(given["protocol"])
     suites, benchmarks, remarks = _benchmarks(given, plugins)
@@ -170,6 +186,10 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
         seed=given["seed"],
         system_prompt=_system_prompt(given["system_prompt"]),
         intervention=given["intervention"],
+        scale=_scale(given["scale"], model),
+        harmful_from=tuple(words(given["harmful_from"])),
+        benign_from=tuple(words(given["benign_from"])),
+        stance_judges=tuple(words(given["stance_judge"])) or DEFAULT_STANCE_JUDGES,
         data_dirs=tuple(words(given["data_dir"])),
         judge_options=judge_options,
         unsafe_code=given["confirm_run_unsafe_code"],
@@ -278,6 +298,14 @@ def _one_of(flag: str, value: str, *allowed: str) -> Any:
     if value not in allowed:
         raise ConfigError(f"--{flag} is {value!r}", hint=f"expected one of {', '.join(allowed)}")
     return value
+
+
+def _scale(name: str | None, model: "ModelSpec") -> str:
+    """Choose the sizes of the probes: the demo model is there to try things out."""
+    from tseval.probes import sizes_of
+    from tseval.spec import DEFAULT_BACKEND
+
+    return sizes_of(name or ("smoke" if model.backend == DEFAULT_BACKEND else "standard")).scale
 
 
 def _system_prompt(text: str) -> str:
