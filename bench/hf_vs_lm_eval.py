@@ -22,7 +22,7 @@ from typing import Any
 
 from tseval.models.demo import demo_folder
 from tseval.models.hf import HfBackend
-from tseval.roles import CompletionRequest, ModelSpec
+from tseval.requests import CompletionRequest, ModelSpec
 from tseval.thinking import Limits
 from tseval.types import Message, Sampling
 

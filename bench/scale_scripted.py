@@ -26,7 +26,7 @@ from tseval.cards import BenchmarkCard, Columns, Source
 from tseval.hookspecs import hookimpl
 from tseval.plugins import Registry, load_registry
 from tseval.prompt_benchmark import PromptBenchmark
-from tseval.roles import ModelSpec
+from tseval.requests import ModelSpec
 from tseval.runner import Outcome, run
 from tseval.session import Session
 from tseval.spec import RunSpec

@@ -22,7 +22,7 @@ from typing import Any
 from tseval.models.demo import demo_folder
 from tseval.models.vllm import VllmBackend
 from tseval.plugins import Registry, load_registry
-from tseval.roles import ModelSpec
+from tseval.requests import ModelSpec
 from tseval.runner import run
 from tseval.session import Session
 from tseval.spec import RunSpec

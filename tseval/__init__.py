@@ -96,6 +96,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ModelSpec",
         "Subject",
     ),
+    "requests": (
+    ),
     "roles": (
         "Backend",
         "BackendFactory",

@@ -8,7 +8,8 @@ import msgspec
 
 from .errors import CapabilityMissing, RequestFailed, RowSkipped
 from .memo import Memo, content_key
-from .roles import Backend, ChoiceRequest, JudgeCard, JudgeModel, Question
+from .requests import ChoiceRequest
+from .roles import Backend, JudgeCard, JudgeModel, Question
 from .rollouts import Model, Plan, roll_out
 from .types import ChoiceScores, Message, Rollout, Sampling, Thinking
 

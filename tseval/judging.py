@@ -17,7 +17,8 @@ from .asking import way_of
 from .errors import ConfigError, TsevalError
 from .panels import Label, Panel, is_panel, parse_panel, split_outside, split_panel
 from .protocol import JudgeIdentity, fingerprint
-from .roles import Judge, JudgeCard, ModelSpec
+from .requests import ModelSpec
+from .roles import Judge, JudgeCard
 from .rollouts import Model
 from .spec import parse_model
 from .types import TextJudged

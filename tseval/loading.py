@@ -10,7 +10,8 @@ from .formats import choose_format
 from .judging import Seat, said_of
 from .plugins import Registry
 from .protocol import fingerprint
-from .roles import Backend, Completion, CompletionRequest, ModelSpec, Report
+from .requests import Completion, CompletionRequest, ModelSpec, Report
+from .roles import Backend
 from .rollouts import Model
 from .runfolder import Manifest
 from .scheduler import Scheduler

@@ -12,15 +12,24 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from .formats import NO_FORMAT, TemplateView, ThinkingFormat
-from .thinking import Limits
+from .formats import TemplateView
+from .requests import (
+    Capabilities,
+    ChoiceRequest,
+    Completion,
+    CompletionRequest,
+    HiddenStatesRequest,
+    ModelSpec,
+    Report,
+    ScoringRequest,
+    Subject,
+)
 from .types import (
     BenchmarkSize,
     ChoiceScores,
     LogLikelihood,
     Message,
     Rollout,
-    Sampling,
     Score,
     TextJudged,
     Verdict,
@@ -32,176 +41,6 @@ if TYPE_CHECKING:
     from .cards import BenchmarkCard
     from .session import Session
     from .spec import RunSpec
-
-# Text, or token ids as the engine gave them; a prefix is a sequence of such pieces.
-Piece = str | tuple[int, ...]
-# Called with a phrase ('converting weights') and the done share in [0, 1], or None if unknown.
-Report = Callable[[str, float | None], None]
-
-
-class Capabilities(Struct, frozen=True, kw_only=True):
-    """What a backend can do. A benchmark that needs more is skipped with the reason (exit 5).
-
-    Attributes:
-        chat: Takes messages.
-        prefix: Continues from a given beginning of the assistant's turn.
-        token_ids: Reports the token ids of what it generated and accepts them as a prefix.
-        raw: Takes a text that is the whole prompt instead of messages.
-        logprobs: Scores given continuations.
-        choices: Says how probable given answers are as the next token.
-        hidden_states: Returns hidden states.
-        seeds: Equal row seeds give equal draws (batch effects of low precision aside).
-    """
-
-    chat: bool = True
-    prefix: bool = False
-    token_ids: bool = False
-    raw: bool = False
-    logprobs: bool = False
-    choices: bool = False
-    hidden_states: bool = False
-    seeds: bool = False
-
-
-class ModelSpec(Struct, frozen=True, kw_only=True):
-    """Which model to run, and how.
-
-    Attributes:
-        backend: Registered backend name: 'hf', 'vllm', 'openai', 'demo' ...
-        name: Path, hub id or served name; '' where the backend has only one.
-        revision: Hub revision after '@', or ''.
-        adapter: LoRA adapter after ':', or ''.
-        base_url: Server address for backends that talk to one, or ''.
-        options: ``-M key=value`` pairs, uninterpreted.
-    """
-
-    backend: str
-    name: str = ""
-    revision: str = ""
-    adapter: str = ""
-    base_url: str = ""
-    options: dict[str, str] = {}
-
-
-class Subject(Struct, frozen=True, kw_only=True):
-    """The identity of what is measured (see docs/concepts on the three identities).
-
-    Attributes:
-        name: What tables call it.
-        identity: Everything that identifies the weights, tokenizer and chat template: hub
-            commit or file hashes; for a server URL, name and the hash of a greedy canary.
-        verified: False where the identity rests on a server's word.
-        recommended: Decoding values that the model's own configuration recommends.
-        execution: Engine, dtype, device, versions: recorded, may differ between runs.
-    """
-
-    name: str
-    identity: dict[str, str]
-    verified: bool = True
-    recommended: dict[str, float] = {}
-    execution: dict[str, str] = {}
-
-
-class CompletionRequest(Struct, frozen=True, kw_only=True):
-    """One completion to be made.
-
-    Attributes:
-        messages: The conversation before templating. Without any, ``prefix`` is the whole
-            prompt (``raw``): no template is applied, marks in it are special tokens, and the
-            tokenizer's own beginning-of-text token stands before it, once, if it has one.
-        template_kwargs: Arguments for the chat template.
-        prefix: Pieces that follow the rendered prompt, in order: text is tokenised on its own,
-            ids are taken as they are.
-        format: Format of the completion; together with ``opened`` and ``limits`` it says when
-            to stop (see ``tseval.thinking.TraceState``).
-        opened: Whether the completion starts inside a trace.
-        limits: Most tokens of trace and answer.
-        sampling: How tokens are drawn; its ``answer_tokens`` is not read, ``limits`` is.
-        seed: Row seed, 63 bits. Equal seeds and requests give equal draws.
-        banned: Strings that must not be generated (the closer, when thinking is extended).
-    """
-
-    messages: tuple[Message, ...]
-    template_kwargs: dict[str, Any] = {}
-    prefix: tuple[Piece, ...] = ()
-    format: ThinkingFormat = NO_FORMAT
-    opened: bool = False
-    limits: Limits
-    sampling: Sampling
-    seed: int = 0
-    banned: tuple[str, ...] = ()
-
-
-class Completion(Struct, frozen=True, kw_only=True):
-    """What a backend generated for one request.
-
-    Attributes:
-        text: The new text, special tokens kept, end-of-turn token removed.
-        ids: Its token ids, likewise; None where the backend gives none.
-        finish: 'stop' if the model ended its turn, 'length' if a limit was reached.
-        prompt_tokens, tokens: Lengths of the whole input and of the new text; when a server
-            does not say, 0.
-        trace_text: A trace that a server already took out of ``text``; None if it did not.
-        notes: Remarks that end up on the rollout.
-    """
-
-    text: str
-    ids: tuple[int, ...] | None = None
-    finish: Literal["stop", "length"] = "stop"
-    prompt_tokens: int = 0
-    tokens: int = 0
-    trace_text: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-class ScoringRequest(Struct, frozen=True, kw_only=True):
-    """A continuation whose log-probability is asked for.
-
-    Attributes:
-        messages: The conversation; empty to score raw text.
-        context: Pieces between the rendered prompt and the continuation.
-        continuation: What is scored.
-        template_kwargs: Arguments for the chat template.
-    """
-
-    messages: tuple[Message, ...]
-    context: tuple[Piece, ...] = ()
-    continuation: Piece
-    template_kwargs: dict[str, Any] = {}
-
-
-class ChoiceRequest(Struct, frozen=True, kw_only=True):
-    """A question that is answered by the probability of the next token.
-
-    Attributes:
-        messages, prefix, template_kwargs: As for :class:`CompletionRequest`.
-        choices: Possible answers, two or more; the first token of each, tokenised on its own,
-            stands for it, so no two may begin with the same token.
-    """
-
-    messages: tuple[Message, ...] = ()
-    prefix: tuple[Piece, ...] = ()
-    template_kwargs: dict[str, Any] = {}
-    choices: tuple[str, ...]
-
-
-class HiddenStatesRequest(Struct, frozen=True, kw_only=True):
-    """Hidden states to be read in one forward pass over prompt and prefix.
-
-    Attributes:
-        messages: The conversation before templating.
-        prefix: Pieces that follow the rendered prompt.
-        positions: Token positions; negative ones count from the end (-1 is the last token).
-        layers: Layers; 0 is the embedding, negative ones count from the end (-1 is the last
-            layer behind the final norm).
-        template_kwargs: Arguments for the chat template.
-    """
-
-    messages: tuple[Message, ...]
-    prefix: tuple[Piece, ...] = ()
-    positions: tuple[int, ...]
-    layers: tuple[int, ...] = (-1,)
-    template_kwargs: dict[str, Any] = {}
 
 
 class Backend(Protocol):

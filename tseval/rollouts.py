@@ -10,7 +10,8 @@ from msgspec import Struct, structs
 
 from .errors import CapabilityMissing, ConfigError, RowSkipped
 from .formats import NO_FORMAT, Opening, ThinkingFormat, opening, replay_prefill
-from .roles import Backend, Completion, CompletionRequest, Piece, Subject
+from .requests import Completion, CompletionRequest, Piece, Subject
+from .roles import Backend
 from .thinking import Limits, Parsed, parse, parse_answer, split_ids
 from .types import ClosedBy, Message, Rollout, Sampling, Thinking
 

@@ -21,7 +21,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from .errors import BackendUnavailable, RequestFailed, TsevalError
-from .roles import Backend, Report
+from .requests import Report
+from .roles import Backend
 
 T = TypeVar("T")
 

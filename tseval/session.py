@@ -20,7 +20,8 @@ from .mapping import map_samples
 from .memo import Memo, content_key
 from .protocol import JudgeIdentity
 from .readback import Row
-from .roles import HiddenStatesRequest, JudgeCase, Piece, ScoringRequest
+from .requests import HiddenStatesRequest, Piece, ScoringRequest
+from .roles import JudgeCase
 from .rollouts import Continuation, Model, Plan, continue_trace, roll_out
 from .scheduler import Scheduler
 from .spec import RunSpec

@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING, Any
 from .errors import BackendError, ConfigError, RequestFailed, UnknownName
 from .formats import TemplateView
 from .hookspecs import Register, hookimpl
-from .roles import (
-    BackendFactory,
+from .requests import (
     Capabilities,
     ChoiceRequest,
     Completion,
     CompletionRequest,
     HiddenStatesRequest,
-    Judge,
-    JudgeCase,
-    JudgeModel,
     ModelSpec,
     Piece,
     Report,
     ScoringRequest,
     Subject,
 )
+from .roles import BackendFactory, Judge, JudgeCase, JudgeModel
 from .scripts import CHAT_VIEW, TAGS_VIEW, Call, Script, decode, encode, mixed, thinking
 from .thinking import TraceState
 from .types import ChoiceScores, LogLikelihood, Message, Verdict

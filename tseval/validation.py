@@ -17,7 +17,7 @@ from .loading import Models
 from .mapping import map_samples
 from .plugins import Registry
 from .protocol import JudgeIdentity
-from .roles import ModelSpec, Report
+from .requests import ModelSpec, Report
 from .session import Session
 from .spec import RunSpec
 from .types import TextJudged, Verdict

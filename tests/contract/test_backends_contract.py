@@ -11,14 +11,14 @@ import pytest
 
 from tseval.errors import CapabilityMissing, RequestFailed
 from tseval.formats import BUILTIN_FAMILIES, NO_FORMAT, choose_format
-from tseval.roles import (
-    Backend,
+from tseval.requests import (
     ChoiceRequest,
     CompletionRequest,
     HiddenStatesRequest,
     ModelSpec,
     ScoringRequest,
 )
+from tseval.roles import Backend
 from tseval.rollouts import Model, Plan, roll_out
 from tseval.testing import ScriptedBackend
 from tseval.thinking import Limits

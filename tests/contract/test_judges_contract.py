@@ -13,7 +13,8 @@ from tseval.errors import ConfigError
 from tseval.panels import Panel
 from tseval.plugins import load_registry
 from tseval.protocol import PRESETS, JudgeIdentity, canonical_json
-from tseval.roles import BackendFactory, Capabilities, JudgeCase, ModelSpec
+from tseval.requests import Capabilities, ModelSpec
+from tseval.roles import BackendFactory, JudgeCase
 from tseval.testing import AWKWARD_TEXTS, check_judge
 from tseval.types import Verdict
 

@@ -20,7 +20,7 @@ from tseval.errors import BackendError
 from tseval.formats import BUILTIN_FAMILIES, FORCED_TAGS, NO_FORMAT, choose_format
 from tseval.models.demo import TENSORS_SHA256, create, demo_folder, tensors_hash
 from tseval.models.hf import HfBackend
-from tseval.roles import (
+from tseval.requests import (
     ChoiceRequest,
     CompletionRequest,
     HiddenStatesRequest,
@@ -377,7 +377,7 @@ def test_an_adapter_folder_is_a_model(folder: Path, tmp_path: Path, exact: Start
 INTERRUPTED = """
 import asyncio
 from tseval.models.demo import create
-from tseval.roles import CompletionRequest, ModelSpec
+from tseval.requests import CompletionRequest, ModelSpec
 from tseval.thinking import Limits
 from tseval.types import Message, Sampling
 

@@ -13,7 +13,8 @@ from tests.support.sessions import finish
 from tseval.hookspecs import hookimpl
 from tseval.plugins import Registry, load_registry
 from tseval.protocol import JudgeIdentity
-from tseval.roles import JudgeCard, JudgeCase, JudgeModel, ModelSpec
+from tseval.requests import ModelSpec
+from tseval.roles import JudgeCard, JudgeCase, JudgeModel
 from tseval.runfolder import RunFolder
 from tseval.runner import run
 from tseval.scripts import Call

@@ -11,10 +11,10 @@ import yaml
 
 from tseval.errors import RequestFailed, TsevalError
 from tseval.formats import TemplateView
-from tseval.roles import Message, ScoringRequest
+from tseval.requests import ScoringRequest
 from tseval.scripts import Call
 from tseval.testing import ScriptedBackend
-from tseval.types import LogLikelihood
+from tseval.types import LogLikelihood, Message
 
 # A chat template of our own, with a special token that only the tokenizer would know.
 TEMPLATE = (

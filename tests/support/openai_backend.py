@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from tests.support.openai_server import OpenAIServer
 from tseval.formats import BUILTIN_FAMILIES, ThinkingFormat, choose_format, opening
 from tseval.models.openai import OpenAIBackend
-from tseval.roles import CompletionRequest, ModelSpec, Subject
+from tseval.requests import CompletionRequest, ModelSpec, Subject
 from tseval.thinking import Limits
 from tseval.types import Message, Sampling
 

@@ -8,18 +8,8 @@ from tests.support.sessions import finish
 from tseval.errors import ConfigError, RequestFailed
 from tseval.hookspecs import hookimpl
 from tseval.plugins import Registry, load_registry
-from tseval.roles import (
-    BackendFactory,
-    Capabilities,
-    ChoiceRequest,
-    Completion,
-    CompletionRequest,
-    JudgeCard,
-    JudgeCase,
-    JudgeModel,
-    ModelSpec,
-    Question,
-)
+from tseval.requests import Capabilities, ChoiceRequest, Completion, CompletionRequest, ModelSpec
+from tseval.roles import BackendFactory, JudgeCard, JudgeCase, JudgeModel, Question
 from tseval.runner import Outcome, run
 from tseval.scripts import Call, Script, mixed
 from tseval.spec import RunSpec

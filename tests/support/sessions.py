@@ -13,7 +13,8 @@ from tseval.journal import Journal
 from tseval.judging import Seat
 from tseval.plugins import Registry, load_registry
 from tseval.protocol import fingerprint
-from tseval.roles import Backend, Judge, JudgeCard, JudgeCase, JudgeModel, ModelSpec, Question
+from tseval.requests import ModelSpec
+from tseval.roles import Backend, Judge, JudgeCard, JudgeCase, JudgeModel, Question
 from tseval.rollouts import Model
 from tseval.scheduler import Scheduler
 from tseval.session import Session

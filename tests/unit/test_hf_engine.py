@@ -15,7 +15,7 @@ from tseval.models._hf_engine import Engine
 from tseval.models._hf_passes import Choosing, Reading, Scoring, choose, count_layers, read, score
 from tseval.models._hf_rows import Row
 from tseval.models._hf_text import Text
-from tseval.roles import CompletionRequest
+from tseval.requests import CompletionRequest
 from tseval.thinking import Limits
 from tseval.types import Sampling
 

@@ -17,7 +17,13 @@ from tseval.models._hf_load import resolve
 from tseval.models._hf_options import likely_device, read_options
 from tseval.models._hf_source import Source, locate
 from tseval.models.hf import HfBackend
-from tseval.roles import CompletionRequest, HiddenStatesRequest, ModelSpec, ScoringRequest, Subject
+from tseval.requests import (
+    CompletionRequest,
+    HiddenStatesRequest,
+    ModelSpec,
+    ScoringRequest,
+    Subject,
+)
 from tseval.thinking import Limits
 from tseval.types import Message, Sampling
 

@@ -10,7 +10,8 @@ from tests.support.openai_server import Fault, OpenAIServer
 from tests.support.sessions import finish, registry, session_on
 from tseval.asking import way_of
 from tseval.models.openai import OpenAIBackend
-from tseval.roles import Judge, ModelSpec
+from tseval.requests import ModelSpec
+from tseval.roles import Judge
 from tseval.types import Verdict
 
 NAMES = sorted(

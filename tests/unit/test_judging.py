@@ -20,16 +20,8 @@ from tseval.errors import CapabilityMissing, ConfigError, RequestFailed, Unknown
 from tseval.judging import JudgeSpec, Seat, identify, parse_judge, seat_judges
 from tseval.panels import Panel, VoteRule
 from tseval.protocol import JudgeIdentity
-from tseval.roles import (
-    Capabilities,
-    ChoiceRequest,
-    CompletionRequest,
-    JudgeCard,
-    JudgeCase,
-    JudgeModel,
-    ModelSpec,
-    Question,
-)
+from tseval.requests import Capabilities, ChoiceRequest, CompletionRequest, ModelSpec
+from tseval.roles import JudgeCard, JudgeCase, JudgeModel, Question
 from tseval.scripts import TAGS_VIEW, Call, thinking
 from tseval.spec import RunSpec
 from tseval.types import ChoiceScores, Message, Verdict

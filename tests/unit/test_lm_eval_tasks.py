@@ -22,7 +22,7 @@ from tseval.errors import (
 from tseval.lm_eval_tasks import find_benchmark
 from tseval.lm_eval_tasks.export import results_file
 from tseval.readback import stored_rows
-from tseval.roles import Capabilities
+from tseval.requests import Capabilities
 from tseval.session import Session
 from tseval.spec import RunSpec
 from tseval.testing import ScriptedBackend

@@ -12,7 +12,8 @@ from tseval.data import cluster_of
 from tseval.errors import RequestFailed
 from tseval.metrics import ASR_HARMFUL, ASR_NONREFUSAL, ASR_SUBSTANTIVE, EXCLUDING, ORR, average
 from tseval.plugins import load_registry
-from tseval.roles import MetricSpec, ModelSpec
+from tseval.requests import ModelSpec
+from tseval.roles import MetricSpec
 from tseval.runner import Outcome, run
 from tseval.spec import RunSpec
 from tseval.stats import wilson

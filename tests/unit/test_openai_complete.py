@@ -11,7 +11,7 @@ import pytest
 from tests.support.openai_backend import Started, look, request, use
 from tests.support.openai_server import Ask, Fault, always, first, sensible, serving
 from tseval.errors import BackendError, CapabilityMissing, ConfigError, RequestFailed, RowSkipped
-from tseval.roles import Completion, CompletionRequest, HiddenStatesRequest, ScoringRequest
+from tseval.requests import Completion, CompletionRequest, HiddenStatesRequest, ScoringRequest
 from tseval.rollouts import Model, Plan, roll_out
 from tseval.thinking import Limits
 from tseval.types import Message, Rollout, Sampling, Thinking

@@ -14,7 +14,7 @@ from tests.support.openai_server import Fault, OpenAIServer, always, first, http
 from tseval.errors import BackendError, BackendUnavailable, ConfigError, RequestFailed
 from tseval.models.openai import OpenAIBackend
 from tseval.models.openai.address import Secrets, parse_address
-from tseval.roles import Completion, ModelSpec
+from tseval.requests import Completion, ModelSpec
 
 KEY = "sk-very/secret+key=="
 

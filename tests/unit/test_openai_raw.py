@@ -14,7 +14,7 @@ from tseval.errors import CapabilityMissing, RequestFailed, RowSkipped
 from tseval.models.openai.choose import Reported, reported, scores
 from tseval.models.openai.render import LocalRenderer, raw_ids
 from tseval.models.openai.wire import Reply
-from tseval.roles import ChoiceRequest, CompletionRequest
+from tseval.requests import ChoiceRequest, CompletionRequest
 from tseval.thinking import Limits
 from tseval.types import ChoiceScores, Message
 

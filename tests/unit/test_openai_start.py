@@ -10,7 +10,8 @@ from tests.support.openai_server import Ask, Fault, always, sensible, serving
 from tseval.errors import BackendError, BackendUnavailable, ConfigError
 from tseval.models.openai import OpenAIBackend, register_backends
 from tseval.plugins import load_registry
-from tseval.roles import Backend, BackendFactory, ModelSpec
+from tseval.requests import ModelSpec
+from tseval.roles import Backend, BackendFactory
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from tseval.planning import Plan
 from tseval.plugins import load_registry
 from tseval.report.judges import markdown_page
 from tseval.report.plan import amount, clock, plan_page
-from tseval.roles import ModelSpec
+from tseval.requests import ModelSpec
 from tseval.runner import run
 from tseval.session import Session
 from tseval.spec import RunSpec

@@ -35,7 +35,7 @@ from tseval.plugins import load_registry
 from tseval.readback import Stored, stored_rows
 from tseval.reasoning import ReasoningBenchmark
 from tseval.report.table import lines
-from tseval.roles import Completion, CompletionRequest, ModelSpec
+from tseval.requests import Completion, CompletionRequest, ModelSpec
 from tseval.runner import Outcome, run
 from tseval.scripts import Call, Script
 from tseval.spec import RunSpec

@@ -19,7 +19,8 @@ from tseval.hookspecs import hookimpl
 from tseval.plugins import Registry, load_registry
 from tseval.prompt_benchmark import PromptBenchmark
 from tseval.rejudge import rejudge
-from tseval.roles import CompletionRequest, JudgeCard, JudgeCase, JudgeModel, ModelSpec
+from tseval.requests import CompletionRequest, ModelSpec
+from tseval.roles import JudgeCard, JudgeCase, JudgeModel
 from tseval.runfolder import RunFolder, Scorecard
 from tseval.runner import Outcome, run
 from tseval.scripts import TAGS_VIEW, Call, Script, mixed

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tseval.report.table import HEADINGS, lines, markdown, notes, rich_table
 from tseval.report.text import for_markdown, neutral
-from tseval.roles import Subject
+from tseval.requests import Subject
 from tseval.runfolder import Scorecard
 from tseval.types import Estimate, Score
 

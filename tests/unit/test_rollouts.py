@@ -12,7 +12,7 @@ from tests.support.families import ANALYSIS, ANSWER, EACH_ROW, FAMILIES, FINAL, 
 from tseval import scripts
 from tseval.errors import RowSkipped
 from tseval.formats import ThinkingFormat, opening
-from tseval.roles import Capabilities, Completion, CompletionRequest
+from tseval.requests import Capabilities, Completion, CompletionRequest
 from tseval.rollouts import Continuation, Model, Plan, continue_trace, roll_out
 from tseval.scoring import text_to_judge
 from tseval.testing import Call, ScriptedBackend, decode, encode

@@ -26,7 +26,8 @@ from tseval.errors import (
 from tseval.hookspecs import hookimpl
 from tseval.plugins import Registry, load_registry
 from tseval.prompt_benchmark import PromptBenchmark
-from tseval.roles import BackendFactory, Capabilities, CompletionRequest, ModelSpec, Report, Subject
+from tseval.requests import Capabilities, CompletionRequest, ModelSpec, Report, Subject
+from tseval.roles import BackendFactory
 from tseval.runfolder import Manifest, RunFolder, choose_folder
 from tseval.runner import Outcome, run
 from tseval.scheduler import Scheduler

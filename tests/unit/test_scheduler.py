@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.sessions import AskingJudge, finish, session_on
 from tseval.errors import BackendError, BackendUnavailable, RequestFailed, RowSkipped, TsevalError
-from tseval.roles import CompletionRequest, Report, Subject
+from tseval.requests import CompletionRequest, Report, Subject
 from tseval.scheduler import Scheduler
 from tseval.session import Session
 from tseval.testing import ScriptedBackend

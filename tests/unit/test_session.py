@@ -23,7 +23,7 @@ from tseval.errors import (
 )
 from tseval.journal import Journal
 from tseval.protocol import Protocol
-from tseval.roles import Capabilities, Completion, CompletionRequest, Report, Subject
+from tseval.requests import Capabilities, Completion, CompletionRequest, Report, Subject
 from tseval.rollouts import Continuation
 from tseval.session import Session
 from tseval.spec import RunSpec

@@ -18,7 +18,8 @@ from tseval.hookspecs import hookimpl
 from tseval.labelfile import LabelFile, Labelled
 from tseval.plugins import Registry, load_registry
 from tseval.report.judges import markdown_page, validation_page
-from tseval.roles import BackendFactory, Capabilities, CompletionRequest, JudgeCard
+from tseval.requests import Capabilities, CompletionRequest
+from tseval.roles import BackendFactory, JudgeCard
 from tseval.scripts import Call
 from tseval.testing import ScriptedBackend
 from tseval.types import Verdict

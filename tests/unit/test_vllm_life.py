@@ -11,7 +11,7 @@ from tseval.models import vllm as backends
 from tseval.models._hf_text import Text
 from tseval.models._vllm_load import Loaded
 from tseval.models.vllm import VllmBackend
-from tseval.roles import ChoiceRequest, HiddenStatesRequest, ModelSpec, Subject
+from tseval.requests import ChoiceRequest, HiddenStatesRequest, ModelSpec, Subject
 
 
 class Engine:

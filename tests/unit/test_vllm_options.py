@@ -20,7 +20,7 @@ from tseval.models._vllm_options import OPTIONS, engine_arguments, read_options
 from tseval.models._vllm_requests import attempt_seed, sampling_fields
 from tseval.models.vllm import VllmBackend
 from tseval.plugins import load_registry
-from tseval.roles import ModelSpec
+from tseval.requests import ModelSpec
 from tseval.types import Sampling
 
 DEFAULTS: dict[str, object] = {

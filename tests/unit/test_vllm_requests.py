@@ -14,7 +14,7 @@ from tseval.formats import FORCED_TAGS, NO_FORMAT
 from tseval.models._hf_rows import Row
 from tseval.models._hf_text import Text
 from tseval.models._vllm_requests import Requests
-from tseval.roles import CompletionRequest
+from tseval.requests import CompletionRequest
 from tseval.thinking import Limits
 from tseval.types import Sampling
 

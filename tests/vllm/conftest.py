@@ -15,7 +15,7 @@ import pytest
 
 from tseval.models.demo import demo_folder
 from tseval.models.vllm import VllmBackend
-from tseval.roles import CompletionRequest, ModelSpec, Report
+from tseval.requests import CompletionRequest, ModelSpec, Report
 from tseval.thinking import Limits
 from tseval.types import Message, Sampling
 

@@ -15,7 +15,7 @@ import pytest
 from tests.vllm.conftest import GREEDY, Started, ask
 from tseval.models.demo import create
 from tseval.models.hf import HfBackend
-from tseval.roles import ChoiceRequest, ModelSpec, ScoringRequest
+from tseval.requests import ChoiceRequest, ModelSpec, ScoringRequest
 from tseval.types import Message
 
 pytestmark = pytest.mark.vllm

@@ -14,7 +14,7 @@ from tests.vllm.conftest import Started, ask, quiet
 from tseval.errors import BackendError, BackendUnavailable, ConfigError, RequestFailed
 from tseval.formats import BUILTIN_FAMILIES, FORCED_TAGS, NO_FORMAT, choose_format
 from tseval.models.vllm import VllmBackend
-from tseval.roles import ChoiceRequest, ModelSpec, ScoringRequest
+from tseval.requests import ChoiceRequest, ModelSpec, ScoringRequest
 from tseval.thinking import Limits
 from tseval.types import Sampling
 

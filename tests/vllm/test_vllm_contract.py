@@ -12,7 +12,8 @@ import pytest
 
 from tests.contract import test_backends_contract as contract
 from tseval.models.vllm import VllmBackend
-from tseval.roles import Backend, ModelSpec
+from tseval.requests import ModelSpec
+from tseval.roles import Backend
 
 if TYPE_CHECKING:
     from tests.vllm.conftest import Started

@@ -20,7 +20,7 @@ from tseval.errors import (
 )
 from tseval.formats import opening
 from tseval.readback import Row
-from tseval.roles import Piece
+from tseval.requests import Piece
 from tseval.scoring import Outcome, oddities
 from tseval.session import Session
 from tseval.spec import RunSpec

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tseval.errors import BackendError
-from tseval.roles import ModelSpec, Report, Subject
+from tseval.requests import ModelSpec, Report, Subject
 
 from ._hf_identity import source_identity, text_identity
 from ._hf_options import HfOptions

@@ -1,6 +1,6 @@
 """One completion in the making: what a row of a batch knows about itself."""
 
-from tseval.roles import Completion, CompletionRequest
+from tseval.requests import Completion, CompletionRequest
 from tseval.thinking import TraceState
 
 from ._hf_text import Text

@@ -5,7 +5,7 @@ from typing import Any
 
 from tseval.errors import CapabilityMissing, RequestFailed
 from tseval.formats import TemplateView, known_marks
-from tseval.roles import Piece
+from tseval.requests import Piece
 from tseval.types import Message
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tseval.errors import BackendError, ConfigError, TsevalError
-from tseval.roles import ModelSpec, Report, Subject
+from tseval.requests import ModelSpec, Report, Subject
 
 from ._hf_identity import text_identity
 from ._hf_limits import free_bytes

@@ -23,7 +23,8 @@ from typing import Any
 
 from tseval.errors import BackendError
 from tseval.hookspecs import Register, hookimpl
-from tseval.roles import BackendFactory, ModelSpec, Report
+from tseval.requests import ModelSpec, Report
+from tseval.roles import BackendFactory
 
 from ._hf_identity import cache_folder
 from ._hf_load import Named, gguf_arguments, without_bars

@@ -16,8 +16,7 @@ from msgspec.structs import replace
 from tseval.errors import BackendUnavailable, RequestFailed
 from tseval.formats import TemplateView
 from tseval.hookspecs import Register, hookimpl
-from tseval.roles import (
-    BackendFactory,
+from tseval.requests import (
     Capabilities,
     ChoiceRequest,
     Completion,
@@ -29,6 +28,7 @@ from tseval.roles import (
     ScoringRequest,
     Subject,
 )
+from tseval.roles import BackendFactory
 from tseval.types import ChoiceScores, LogLikelihood, Message
 
 from ._hf_cache import layers_that_fit

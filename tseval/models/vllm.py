@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from tseval.errors import BackendUnavailable, CapabilityMissing, RequestFailed
 from tseval.formats import TemplateView
 from tseval.hookspecs import Register, hookimpl
-from tseval.roles import (
-    BackendFactory,
+from tseval.requests import (
     Capabilities,
     ChoiceRequest,
     Completion,
@@ -28,6 +27,7 @@ from tseval.roles import (
     ScoringRequest,
     Subject,
 )
+from tseval.roles import BackendFactory
 from tseval.types import ChoiceScores, LogLikelihood, Message
 
 from ._hf_options import likely_device

@@ -28,8 +28,7 @@ from tseval.errors import (
 )
 from tseval.formats import TemplateView
 from tseval.hookspecs import Register, hookimpl
-from tseval.roles import (
-    BackendFactory,
+from tseval.requests import (
     Capabilities,
     ChoiceRequest,
     Completion,
@@ -41,6 +40,7 @@ from tseval.roles import (
     ScoringRequest,
     Subject,
 )
+from tseval.roles import BackendFactory
 from tseval.types import ChoiceScores, LogLikelihood, Message
 
 from . import probe

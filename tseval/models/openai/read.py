@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from tseval.formats import TAG_PAIRS
-from tseval.roles import Completion, CompletionRequest
+from tseval.requests import Completion, CompletionRequest
 from tseval.thinking import parse
 
 from .render import Renderer

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from tseval.errors import ConfigError, RequestFailed
 from tseval.formats import TemplateView, known_marks
-from tseval.roles import Piece
+from tseval.requests import Piece
 
 from .http import Json, Rejected, Server
 

@@ -5,7 +5,7 @@ from msgspec import Struct
 from tseval.errors import BackendError, RequestFailed
 from tseval.formats import BUILTIN_FAMILIES, TemplateView, choose_format
 from tseval.protocol import canonical_json
-from tseval.roles import Capabilities, Report, Subject
+from tseval.requests import Capabilities, Report, Subject
 
 from . import probe
 from .choose import Tops, find_tops
