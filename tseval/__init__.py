@@ -96,8 +96,6 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "ModelSpec",
         "Subject",
     ),
-    "requests": (
-    ),
     "roles": (
         "Backend",
         "BackendFactory",
