@@ -3,9 +3,10 @@
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +15,7 @@ from .errors import ConfigError
 from .journal import Journal
 from .legs import Display
 from .pace import SPEED_SPREAD, Moment, Pace, Range, faster, pilot_pace
-from .planning import Length, Limits, Source, length_under
+from .planning import Length, Limits, Source, call_seconds, length_under
 from .plugins import Registry
 from .readback import Row, stored_rows
 from .roles import Backend
@@ -25,6 +26,8 @@ from .spec import RunSpec
 from .workload import CLASSES, Workload
 
 Lengths = dict[str, dict[str, list[Length]]]
+# What the session calls the kinds of ``BenchmarkPlan.others``.
+_COUNTED = {"continued": "extension", "scored": "loglikelihood", "read": "hidden"}
 
 
 class Evidence(NamedTuple):
@@ -36,6 +39,8 @@ class Evidence(NamedTuple):
         classes: The same by class of prompts, over all benchmarks.
         thinks: Whether a trace was seen.
         pace: How fast it was, if that is known and holds here.
+        calls: Seconds of one call that makes no rollout, by kind as in ``BenchmarkPlan.others``.
+        fixed_seconds: What passes whatever the size, where no token says how fast it goes.
         token_bytes: Of journal and arrays, a new token; None if unknown.
         seconds: What looking took, for a pilot.
         folder: Of the earlier run.
@@ -48,6 +53,8 @@ class Evidence(NamedTuple):
     thinks: bool
     pace: Pace | None
     token_bytes: float | None
+    calls: Mapping[str, Range] = MappingProxyType({})
+    fixed_seconds: float = 0.0
     seconds: float | None = None
     folder: str = ""
     notes: tuple[str, ...] = ()
@@ -116,9 +123,39 @@ async def run_pilot(
             watch.moments, made, loading, leg.swap_seconds, min(rollouts, watch.wanted)
         ),
         token_bytes=size / tokens if tokens else None,
+        calls=calls_of(leg.counts, works, small.limit, watch.wanted),
+        fixed_seconds=loading,
         seconds=time.monotonic() - started,
         notes=tuple(f"pilot: {name}: {why}" for name, why in failed.items()),
     )
+
+
+def calls_of(
+    counts: dict[str, int], works: list[Workload], limit: int | None, wanted: int
+) -> dict[str, Range]:
+    """Say what calls take that make no rollout, from what a leg counted.
+
+    Args:
+        counts: Of the leg.
+        works: What is planned.
+        limit: Rows of each that the leg looked at, at most.
+        wanted: Requests that are worth having under way.
+    """
+    found = {}
+    for kind, counted in _COUNTED.items():
+        prompts = [work.prompts or 0 for work in works if kind in work.others]
+        seen = sum(min(each, limit or each) for each in prompts)
+        # As many rows as the session keeps under way.
+        window = 2 * wanted
+        seconds = call_seconds(
+            counts.get(f"{counted}.made", 0),
+            counts.get(f"{counted}.milliseconds", 0),
+            min(seen, window),
+            min(sum(prompts), window),
+        )
+        if seconds is not None:
+            found[kind] = seconds
+    return found
 
 
 def earlier_run(
@@ -195,6 +232,7 @@ def _read(folder: RunFolder, spec: RunSpec, works: list[Workload], wanted: int) 
         thinks=thinks,
         pace=pace,
         token_bytes=size / tokens if tokens else None,
+        calls=_calls_there(folder, works, wanted),
         folder=str(folder.path),
         notes=tuple(notes),
     )
@@ -221,6 +259,20 @@ def _pace(folder: RunFolder, wanted: int) -> Pace | None:
         concurrent=min(made, wanted),
         wanted=wanted,
     )
+
+
+def _calls_there(folder: RunFolder, works: list[Workload], wanted: int) -> dict[str, Range]:
+    """Take what calls take from the leg that made the most of each kind."""
+    manifest = folder.manifest
+    if manifest.versions.get("platform") != versions()["platform"]:
+        return {}
+    found: dict[str, Range] = {}
+    for kind, counted in _COUNTED.items():
+        leg = max(manifest.legs, key=lambda leg: leg.counts.get(f"{counted}.made", 0), default=None)
+        if leg is not None:
+            calls = calls_of(leg.counts, works, manifest.spec.limit, wanted)
+            found |= {kind: calls[kind]} if kind in calls else {}
+    return found
 
 
 def _working(folder: RunFolder, leg: Leg) -> float:

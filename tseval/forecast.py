@@ -4,6 +4,9 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
 
 from .evidence import Evidence, earlier_run, run_pilot
 from .judging import seat_judges
@@ -24,12 +27,14 @@ from .plugins import Registry
 from .roles import Backend
 from .runfolder import DEFAULT_ROOT
 from .spec import RunSpec
-from .workload import Workload, all_calls, workload
+from .workload import OTHERS, Workload, all_calls, workload
 
 # A benchmark's in a pilot; the second where looking at many at once takes no longer.
 PILOT_ROWS, MOST_PILOT_ROWS = 8, 64
 # Of the journal, where nothing was measured: a rollout with its rows and verdicts, and a token.
 _ROLLOUT_BYTES, _TOKEN_BYTES = 1500, 12
+# Of the journal, a call that makes no rollout, where there is nothing to read from a run.
+_CALL_BYTES = 300
 # Bytes a token differ between texts by so much, as a fraction.
 _BYTES_SPREAD = 0.1
 
@@ -90,23 +95,18 @@ def _together(
     spec: RunSpec, works: list[Workload], found: Evidence | None, out: Path | None
 ) -> Plan:
     notes = list(found.notes) if found is not None else []
-    plans = tuple(_benchmark(work, spec, found) for work in works)
+    parts = [_part(work, spec, found) for work in works]
+    plans = tuple(part.plan for part in parts)
     pace = found.pace if found is not None else None
-    runnable = [each for each in plans if not each.missing]
-    tokens = _sum([(each.source, each.tokens) for each in runnable])
-    seconds = None
-    if tokens is not None and pace is not None:
-        part = duration(tokens, pace)
-        value = None if part.value is None else part.value + pace.fixed_seconds
-        fixed = pace.fixed_seconds
-        seconds = Range(value=value, low=part.low + fixed, high=part.high + fixed)
+    runnable = [part for part in parts if not part.plan.missing]
+    whole = [part.plan for part in runnable]
     return Plan(
         benchmarks=plans,
         prompts=sum(each.prompts or 0 for each in plans),
         rollouts=sum(each.rollouts or 0 for each in plans),
-        tokens=tokens,
-        seconds=seconds,
-        disk_bytes=_sum([(each.source, each.disk_bytes) for each in runnable]),
+        tokens=_sum([(each.source, each.tokens) for each in whole]),
+        seconds=_seconds(runnable, found, fixed=True),
+        disk_bytes=_sum([(each.source, each.disk_bytes) for each in whole]),
         disk_free_bytes=_free(out),
         judges=all_calls(each.judges for each in plans),
         pace=pace,
@@ -114,6 +114,45 @@ def _together(
         earlier_run=found.folder if found is not None else "",
         notes=(*notes, *_notes(spec, plans, found)),
     )
+
+
+class _Part(NamedTuple):
+    """A benchmark's plan, and what its time is computed from.
+
+    Attributes:
+        plan: The plan.
+        rolled: New tokens of its rollouts; None if unknown.
+        continued: New tokens of traces that it continues.
+    """
+
+    plan: BenchmarkPlan
+    rolled: Range | None
+    continued: Range | None = None
+
+
+def _seconds(parts: list[_Part], found: Evidence | None, *, fixed: bool) -> Range | None:
+    """Say how long parts of a run take together; None where something of them is not known."""
+    rolled = _sum([(part.plan.source, part.rolled) for part in parts])
+    if rolled is None or found is None:
+        return None
+    spent: list[Range] = []
+    if rolled.high > 0:
+        if found.pace is None:
+            return None
+        spent.append(duration(rolled, found.pace))
+    for kind in OTHERS:
+        count = sum(part.plan.others.get(kind, 0) for part in parts)
+        known = found.calls.get(kind)
+        if count and known is not None:
+            spent.append(known.scaled(count))
+        elif count and kind == "continued" and found.pace is not None:
+            spent += [duration(p.continued, found.pace) for p in parts if p.continued is not None]
+        elif count:
+            return None
+    if fixed:
+        seconds = found.fixed_seconds if found.pace is None else found.pace.fixed_seconds
+        spent.append(Range(value=seconds, low=seconds, high=seconds))
+    return added(spent)
 
 
 def _sum(parts: list[tuple[Source, Range | None]]) -> Range | None:
@@ -125,41 +164,25 @@ def _sum(parts: list[tuple[Source, Range | None]]) -> Range | None:
     return added(own, [part for source, part in known if source == "other benchmarks"])
 
 
-def _benchmark(work: Workload, spec: RunSpec, found: Evidence | None) -> BenchmarkPlan:
+def _part(work: Workload, spec: RunSpec, found: Evidence | None) -> _Part:
     """Estimate one benchmark's part."""
-    lengths, source = _seen(work, found)
-    limit = work.limits.total
-    if found is not None and found.classes and not found.thinks and spec.thinking.mode != "forced":
-        limit = work.limits.answer
-    tokens = seconds = disk = None
-    if work.rollouts is not None:
-        tokens = bounded(work.rollouts, limit)
-        if lengths:
-            anew = 0 if source == "pilot" else work.prompts or work.rollouts
-            tokens = total_tokens(lengths, work.rollouts, limit, anew=anew)
-        if source == "other benchmarks":
-            tokens = guessed(tokens, work.rollouts * limit)
-        if found is not None and found.pace is not None:
-            seconds = duration(tokens, found.pace)
-        if found is not None and found.token_bytes is not None:
-            disk = tokens.scaled(found.token_bytes)
-            low, high = (1 - _BYTES_SPREAD) * disk.low, (1 + _BYTES_SPREAD) * disk.high
-            disk = Range(value=disk.value, low=low, high=high)
-        else:
-            base = work.rollouts * _ROLLOUT_BYTES
-            disk = tokens.scaled(_TOKEN_BYTES)
-            disk = Range(value=None, low=disk.low + base, high=disk.high + base)
+    lengths, source = _seen(work, found) if work.rollouts else ([], "limits")
+    rolled = _rolled(work, spec, found, lengths, source)
+    continued = None
+    if work.others.get("continued"):
+        continued = bounded(work.others["continued"], work.limits.total)
+    tokens = rolled if rolled is None or continued is None else added([rolled, continued])
     seen = [each for group in lengths for each in group]
-    return BenchmarkPlan(
+    made = BenchmarkPlan(
         benchmark=work.name,
         prompts=work.prompts,
         rollouts=work.rollouts,
+        others=dict(work.others),
         tokens=tokens,
         truncated_share=sum(x.truncated for x in seen) / len(seen) if seen else None,
         looked_at=len(seen),
         source=source,
-        seconds=seconds,
-        disk_bytes=disk,
+        disk_bytes=_disk(work, tokens, found),
         judges=work.judges,
         resolution=tuple(resolution(on, n) for on, n in work.classes.items() if n),
         missing=work.missing,
@@ -167,6 +190,47 @@ def _benchmark(work: Workload, spec: RunSpec, found: Evidence | None) -> Benchma
         page=work.page,
         warnings=work.warnings,
     )
+    part = _Part(made, rolled, continued)
+    seconds = _seconds([part], found, fixed=False)
+    return part._replace(plan=msgspec.structs.replace(made, seconds=seconds))
+
+
+def _rolled(
+    work: Workload,
+    spec: RunSpec,
+    found: Evidence | None,
+    lengths: list[list[Length]],
+    source: Source,
+) -> Range | None:
+    """Estimate the new tokens of a benchmark's rollouts."""
+    if not work.rollouts:
+        return None if work.rollouts is None else Range(value=0.0, low=0.0, high=0.0)
+    limit = work.limits.total
+    if found is not None and found.classes and not found.thinks and spec.thinking.mode != "forced":
+        limit = work.limits.answer
+    tokens = bounded(work.rollouts, limit)
+    if lengths:
+        anew = 0 if source == "pilot" else work.prompts or work.rollouts
+        tokens = total_tokens(lengths, work.rollouts, limit, anew=anew)
+    if source == "other benchmarks":
+        tokens = guessed(tokens, work.rollouts * limit)
+    return tokens
+
+
+def _disk(work: Workload, tokens: Range | None, found: Evidence | None) -> Range | None:
+    """Estimate a benchmark's share of the journal."""
+    if tokens is None or work.rollouts is None:
+        return None
+    if work.rollouts and found is not None and found.token_bytes is not None:
+        disk = tokens.scaled(found.token_bytes)
+        low, high = (1 - _BYTES_SPREAD) * disk.low, (1 + _BYTES_SPREAD) * disk.high
+        return Range(value=disk.value, low=low, high=high)
+    if work.others.get("read"):
+        # Nobody knows how wide a model is that was not looked at.
+        return None
+    base = work.rollouts * _ROLLOUT_BYTES + sum(work.others.values()) * _CALL_BYTES
+    disk = tokens.scaled(_TOKEN_BYTES)
+    return Range(value=None, low=disk.low + base, high=disk.high + base)
 
 
 def _seen(work: Workload, found: Evidence | None) -> tuple[list[list[Length]], Source]:
@@ -204,15 +268,20 @@ def _notes(
         if each.prompts is None and not each.missing:
             yield f"{each.benchmark}: how much it asks is known only when it runs"
     missing = [each.benchmark for each in plans if each.missing]
+    if any(each.others for each in plans):
+        yield (
+            "what is scored, read or continued takes between a half and twice what was seen, or"
+            " less with more of it under way"
+        )
     if missing:
         yield (
-            f"{', '.join(missing)}: counts are their cards', and not in the totals of tokens,"
-            " time and disk; without its data a benchmark fails, the others run all the same"
+            f"{', '.join(missing)}: counts, if any, are those of cards, and not in the totals of"
+            " tokens, time and disk; such a benchmark fails, the others run all the same"
         )
     pace = found.pace if found is not None else None
-    if pace is None:
+    if pace is None and (found is None or not found.calls):
         yield "time is not known without a pilot, or an earlier run on this machine"
-    elif pace.concurrent < pace.wanted:
+    elif pace is not None and pace.concurrent < pace.wanted:
         gain = pace.wanted / pace.concurrent
         yield (
             f"speed was measured with {pace.concurrent} rollouts at once; the run keeps up to"

@@ -14,12 +14,14 @@ from typing import Literal
 from msgspec import Struct
 
 from .errors import StatisticsError
-from .pace import Pace, Range
+from .pace import Pace, Range, faster
 from .types import Rollout
 
 LEVEL = 0.95
 # By so much the mean lengths of two benchmarks of one kind may differ, as a factor.
 OTHER_BENCHMARKS = 2.0
+# What a call that makes no tokens takes is known to this factor: nobody counts what it reads.
+CALLS_SPREAD = 2.0
 
 Source = Literal["pilot", "earlier run", "other benchmarks", "limits"]
 
@@ -90,6 +92,8 @@ class BenchmarkPlan(Struct, frozen=True, kw_only=True):
         benchmark: Its name.
         prompts: Rows to be run; None if nobody can know before it runs.
         rollouts: Completions to be made.
+        others: What else is asked of the model, by kind: 'continued' traces, 'scored' texts,
+            passes whose states are 'read'.
         tokens: New tokens, all rollouts together; None if unknown.
         truncated_share: Of the answers that were looked at; None if none were.
         looked_at: Rollouts that the tokens were estimated from.
@@ -98,15 +102,17 @@ class BenchmarkPlan(Struct, frozen=True, kw_only=True):
         disk_bytes: Its share of the journal; None if unknown.
         judges: Who judges how much.
         resolution: What can be told apart, by class of prompts.
-        missing: Why its data cannot be read here, or ''; the counts are then its card's.
+        missing: Why it cannot be measured here, or ''; the counts are then its card's. Mostly
+            its data cannot be read.
         gated: Whether the data's owner has to grant access.
-        page: Where access is asked for, or the data is found, if it is missing.
+        page: Where access is asked for, or the data is found, or what else is to be done.
         warnings: What is odd about its data.
     """
 
     benchmark: str
     prompts: int | None
     rollouts: int | None
+    others: dict[str, int] = {}
     tokens: Range | None = None
     truncated_share: float | None = None
     looked_at: int = 0
@@ -153,7 +159,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Whether every benchmark's data is there."""
+        """Whether every benchmark can be measured here."""
         return not any(each.missing for each in self.benchmarks)
 
 
@@ -285,6 +291,30 @@ def added(independent: Iterable[Range], dependent: Iterable[Range] = ()) -> Rang
         value=None if any(part.value is None for part in together) else total,
         low=total - below - sum((part.value or 0.0) - part.low for part in together),
         high=total + above + sum(part.high - (part.value or 0.0) for part in together),
+    )
+
+
+def call_seconds(made: int, milliseconds: int, at_once: int, wanted: int) -> Range | None:
+    """Say what a call takes that makes no tokens, from how long each was waited for.
+
+    Args:
+        made: Calls that were looked at.
+        milliseconds: How long they were waited for, all together.
+        at_once: Prompts that were under way; each is taken to have waited for one call.
+        wanted: Prompts that will be under way.
+
+    Returns:
+        Seconds of the whole machine, a call; None if nothing was looked at. More at once may be
+        as fast as that, or faster by as much as their ratio.
+    """
+    if not made or not at_once:
+        return None
+    each = milliseconds / 1000 / made / at_once
+    gain = max(1.0, wanted / at_once)
+    return Range(
+        value=each / faster(1.0, gain),
+        low=each / gain / CALLS_SPREAD,
+        high=each * CALLS_SPREAD,
     )
 
 

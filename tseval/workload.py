@@ -1,7 +1,8 @@
 """What a run asks of models and judges, counted without any of them: rows, rollouts, calls."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .cards import BenchmarkCard
@@ -19,6 +20,9 @@ from .types import BenchmarkSize, Sample
 
 CLASSES: dict[bool | None, str] = {True: "harmful", False: "benign", None: "question"}
 
+# What is asked of the model beside rollouts, and which field of a size counts it.
+OTHERS = {"continued": "continuations", "scored": "loglikelihoods", "read": "hidden_states"}
+
 
 class Workload(NamedTuple):
     """What can be known of a benchmark without a model; as in ``BenchmarkPlan``."""
@@ -33,9 +37,7 @@ class Workload(NamedTuple):
     gated: bool = False
     page: str = ""
     warnings: tuple[str, ...] = ()
-    continuations: int = 0
-    hidden_states: int = 0
-    loglikelihoods: int = 0
+    others: Mapping[str, int] = MappingProxyType({})
 
 
 def workload(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Workload:
@@ -96,9 +98,7 @@ def _coded(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Workl
         limits=_limits_of(size, limits),
         classes=size.independent,
         judges=_calls(seats, size.judged) if size.judged else (),
-        continuations=size.continuations,
-        hidden_states=size.hidden_states,
-        loglikelihoods=size.loglikelihoods,
+        others={name: count for name, kind in OTHERS.items() if (count := getattr(size, kind))},
     )
 
 

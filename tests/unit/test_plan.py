@@ -9,10 +9,11 @@ import pytest
 
 from tests.support.sessions import finish, registry
 from tseval import forecast
-from tseval.errors import ConfigError
+from tseval.errors import ConfigError, DataError
 from tseval.evidence import _Watch
 from tseval.forecast import plan
 from tseval.hookspecs import hookimpl
+from tseval.pace import Range
 from tseval.planning import Plan
 from tseval.plugins import load_registry
 from tseval.report.judges import markdown_page
@@ -22,7 +23,7 @@ from tseval.runner import run
 from tseval.session import Session
 from tseval.spec import RunSpec
 from tseval.testing import TAGS_VIEW, ScriptedBackend, thinking
-from tseval.types import Sampling, Thinking
+from tseval.types import BenchmarkSize, Sampling, Thinking
 
 QUICK = ("quick_harmful", "quick_benign")
 
@@ -233,8 +234,23 @@ class Coded:
 
 
 class Sized(Coded):
-    def size(self, spec: RunSpec) -> tuple[int, int]:
-        return 7, 7 * spec.rollouts * 2
+    def size(self, spec: RunSpec) -> BenchmarkSize:
+        return BenchmarkSize(
+            prompts=7,
+            independent={"harmful": 6},
+            generations=7 * spec.rollouts,
+            continuations=21,
+            judged=28,
+            hidden_states=14,
+            loglikelihoods=35,
+            answer_tokens=10,
+            trace_tokens=50,
+        )
+
+
+class Lacking(Coded):
+    def size(self, spec: RunSpec) -> BenchmarkSize:
+        raise DataError("no rows anywhere", hint="look elsewhere")
 
 
 class InCode:
@@ -242,18 +258,51 @@ class InCode:
     def register_benchmarks(self, register: Any) -> None:
         register(Coded("coded"))
         register(Sized("sized"))
+        register(Lacking("lacking"))
+
+
+def in_code(tmp_path: Path, *names: str) -> Plan:
+    both = load_registry(extra=[InCode()])
+    wanted = spec(benchmarks=names, rollouts=3)
+    return finish(plan(wanted, both, Quiet(), out=tmp_path / "none", pilot=0))
 
 
 def test_a_benchmark_in_code_is_known_only_if_it_says_its_size(tmp_path: Path) -> None:
-    both = load_registry(extra=[InCode()])
-    wanted = spec(benchmarks=("coded", "sized"), rollouts=3)
-    found = finish(plan(wanted, both, Quiet(), out=tmp_path / "none", pilot=0))
+    found = in_code(tmp_path, "coded", "sized")
     unknown, known = found.benchmarks
     assert (unknown.prompts, unknown.rollouts, unknown.tokens) == (None, None, None)
     assert "coded: how much it asks is known only when it runs" in found.notes
-    assert (known.prompts, known.rollouts) == (7, 42)
+    assert (known.prompts, known.rollouts) == (7, 21)
     # A total that leaves something out would be taken for one that does not.
     assert (found.tokens, found.disk_bytes) == (None, None)
+
+
+def test_what_a_benchmark_in_code_asks_beside_rollouts_is_told_apart(tmp_path: Path) -> None:
+    found = in_code(tmp_path, "sized", "quick_benign")
+    known, other = found.benchmarks
+    assert known.others == {"continued": 21, "scored": 35, "read": 14}
+    assert [(one.judge, one.calls) for one in known.judges] == [("refusal-rules", 28)]
+    assert [(one.on, one.prompts) for one in known.resolution] == [("harmful", 6)]
+    # 21 rollouts and 21 continued traces, of at most 50 and 10 tokens each.
+    assert known.tokens == Range(value=None, low=0.0, high=42 * 60)
+    # Nobody knows how wide the states of a model are that was not looked at.
+    assert known.disk_bytes is None
+    assert other.others == {}
+    text = markdown_page(plan_page(found))
+    assert "other calls" in text
+    assert "21 continued, 35 scored, 14 read" in text
+
+
+def test_the_column_of_other_calls_is_there_only_where_there_are_some(tmp_path: Path) -> None:
+    assert "other calls" not in markdown_page(plan_page(in_code(tmp_path, "quick_benign")))
+
+
+def test_what_a_benchmark_in_code_lacks_is_said(tmp_path: Path) -> None:
+    found = in_code(tmp_path, "lacking")
+    (each,) = found.benchmarks
+    assert (each.missing, each.page, each.prompts) == ("no rows anywhere", "look elsewhere", None)
+    assert not found.complete
+    assert "no rows anywhere" in markdown_page(plan_page(found))
 
 
 def test_a_pilot_is_larger_where_many_rollouts_take_no_longer(tmp_path: Path) -> None:
@@ -273,8 +322,6 @@ def test_a_watch_passes_on_what_it_is_told() -> None:
 
 
 def test_ranges_are_written_with_their_units() -> None:
-    from tseval.pace import Range
-
     assert amount(Range(value=1500, low=900, high=2_000_000)) == "1.5 k [900, 2 M]"
     assert amount(Range(value=None, low=0, high=5e9), "B") == "0 to 5 GB"
     assert clock(Range(value=61, low=1, high=3700)) == "1:01 [0:01, 1:01:40]"

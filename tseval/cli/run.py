@@ -159,6 +159,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
         ConfigError: An unknown name, or values that exclude each other.
     """
     from tseval.protocol import preset as find_preset
+    from tseval.roles import Vetting
     from tseval.spec import DEFAULT_STANCE_JUDGES, RunSpec, parse_model, parse_options
 
     preset = find_preset(given["protocol"])
@@ -195,6 +196,9 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
         unsafe_code=given["confirm_run_unsafe_code"],
         **values,
     )
+    for each in (plugins.benchmarks[name] for name in spec.benchmarks):
+        if isinstance(each, Vetting):
+            each.vet(spec)
     if spec.rollouts > 1 and spec.decoding == "fixed" and spec.sampling.temperature == 0:
         remarks.append("temperature 0 makes all rollouts of a prompt the same")
     return spec, remarks

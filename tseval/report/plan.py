@@ -1,6 +1,7 @@
 """A plan as tables: what is run, who judges how much, what can be told apart, what is missing."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tseval.power import TYPICAL_CORRELATION
@@ -25,11 +26,15 @@ def plan_page(plan: "Plan") -> Page:
 def _work(plan: "Plan") -> Section:
     rows: list[Sequence[str]] = [_row(each) for each in plan.benchmarks]
     known = [each for each in plan.benchmarks if each.prompts is not None]
+    others: Counter[str] = Counter()
+    for each in plan.benchmarks:
+        others.update(each.others)
     rows.append(
         (
             "total",
             _count(plan.prompts) if known else _UNKNOWN,
             _count(plan.rollouts) if known else _UNKNOWN,
+            _others(others),
             amount(plan.tokens),
             "",
             "",
@@ -37,10 +42,15 @@ def _work(plan: "Plan") -> Section:
             amount(plan.disk_bytes, "B"),
         )
     )
-    headings = (
-        *("benchmark", "prompts", "rollouts", "new tokens", "looked at", "cut off"),
+    headings: tuple[str, ...] = (
+        *("benchmark", "prompts", "rollouts", "other calls", "new tokens", "looked at", "cut off"),
         *("time", "disk"),
     )
+    if not others:
+        # Most runs ask for nothing but rollouts.
+        place = headings.index("other calls")
+        headings = (*headings[:place], *headings[place + 1 :])
+        rows = [(*row[:place], *row[place + 1 :]) for row in rows]
     return Section("", headings, rows, frozenset(headings[1:]) - {"looked at"})
 
 
@@ -52,12 +62,17 @@ def _row(each: "BenchmarkPlan") -> Sequence[str]:
         each.benchmark,
         _UNKNOWN if each.prompts is None else _count(each.prompts),
         _UNKNOWN if each.rollouts is None else _count(each.rollouts),
+        _others(each.others),
         amount(each.tokens),
         f"{each.looked_at} {origin}" if each.looked_at else "none",
         "" if share is None else f"{100 * share:.0f}%",
         clock(each.seconds),
         amount(each.disk_bytes, "B"),
     )
+
+
+def _others(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{_count(count)} {kind}" for kind, count in counts.items())
 
 
 def _calls(plan: "Plan") -> Section:
@@ -114,8 +129,8 @@ def _missing(plan: "Plan") -> Section:
         for each in plan.benchmarks
         if each.missing
     ]
-    headings = ("benchmark", "data", "what was found", "where")
-    return Section("Data that cannot be read here yet", headings, rows)
+    headings = ("benchmark", "data", "what was found", "what to do")
+    return Section("What cannot be measured here yet", headings, rows)
 
 
 def _notes(plan: "Plan") -> Iterator[str]:
