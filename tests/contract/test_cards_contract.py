@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from tseval.cards import BenchmarkCard, Suite, read_catalogue
 from tseval.data import load_rows, prompt_key
+from tseval.types import Sample
 
 PACKAGE = "tseval.benchmarks"
 CATALOGUE = read_catalogue(PACKAGE)
@@ -34,6 +36,8 @@ ROWS = {
     "falsereject": 1187,
     "quick_harmful": 24,
     "quick_benign": 24,
+    "probe_harmful": 60,
+    "probe_benign": 60,
     "gsm8k": 1319,
     "math500": 500,
     "aime24": 30,
@@ -124,32 +128,76 @@ def test_the_promised_suites_are_there() -> None:
     assert {suite.name for suite in CATALOGUE.suites} == set(SUITES)
 
 
-@pytest.mark.parametrize("name", ["quick_harmful", "quick_benign"])
-def test_the_quick_prompts_are_complete_and_as_their_cards_say(name: str) -> None:
-    rows = load_rows(CARDS[name])
-    letter = name.removeprefix("quick_")[0]
+def shipped(pool: str) -> tuple[dict[str, Sample], dict[str, Sample]]:
+    """The harmful and the benign prompts of a pool that ships with tseval, by id."""
+    harmful, benign = (load_rows(CARDS[f"{pool}_{kind}"]).samples for kind in ("harmful", "benign"))
+    return {s.id: s for s in harmful}, {s.id: s for s in benign}
+
+
+@pytest.mark.parametrize(("pool", "size"), [("quick", 24), ("probe", 60)])
+@pytest.mark.parametrize("kind", ["harmful", "benign"])
+def test_shipped_prompts_are_complete_and_as_their_cards_say(
+    pool: str, size: int, kind: str
+) -> None:
+    card = CARDS[f"{pool}_{kind}"]
+    rows = load_rows(card)
     assert rows.warnings == ()
-    assert sorted(s.id for s in rows.samples) == [f"quick-{letter}-{n:02d}" for n in range(1, 25)]
-    assert all(sample.harmful is (letter == "h") for sample in rows.samples)
-    assert CARDS[name].answer_tokens == 256
+    wanted = [f"{pool}-{kind[0]}-{n:02d}" for n in range(1, size + 1)]
+    assert sorted(s.id for s in rows.samples) == wanted
+    assert all(sample.harmful is (kind == "harmful") for sample in rows.samples)
+    assert card.answer_tokens == 256
 
 
-def test_the_quick_prompts_are_twins_in_the_same_category() -> None:
-    harmful, benign = (
-        {s.id: s for s in load_rows(CARDS[f"quick_{kind}"]).samples}
-        for kind in ("harmful", "benign")
-    )
+@pytest.mark.parametrize("pool", ["quick", "probe"])
+def test_shipped_prompts_are_twins_in_the_same_category(pool: str) -> None:
+    harmful, benign = shipped(pool)
     assert Counter(s.tags["pair"] for s in harmful.values()) == Counter(list(benign))
     assert Counter(s.tags["pair"] for s in benign.values()) == Counter(list(harmful))
     for sample in harmful.values():
         twin = benign[sample.tags["pair"]]
         assert twin.tags["pair"] == sample.id
         assert twin.tags["category"] == sample.tags["category"]
-    keys = [prompt_key(s.prompt) for s in (*harmful.values(), *benign.values())]
-    assert len(set(keys)) == 48
 
 
-@pytest.mark.parametrize("folder", ["", "safety", "over_refusal", "quick", "reasoning"])
+def words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z']+", text.lower()))
+
+
+def alike(left: str, right: str) -> float:
+    """Jaccard similarity of the words of two texts."""
+    return len(words(left) & words(right)) / len(words(left) | words(right))
+
+
+def test_no_shipped_prompt_is_another_in_other_words() -> None:
+    every = [s for pool in ("quick", "probe") for half in shipped(pool) for s in half.values()]
+    assert len(every) == 168
+    assert len({prompt_key(s.prompt) for s in every}) == 168
+    pairs = combinations(every, 2)
+    close = [(a.id, b.id) for a, b in pairs if alike(a.prompt, b.prompt) > 0.5]
+    # A benign twin is made of the words of its harmful one.
+    assert [pair for pair in close if pair[0].replace("-h-", "-b-") != pair[1]] == []
+
+
+def test_a_benign_probe_prompt_shares_words_with_its_harmful_twin() -> None:
+    harmful, benign = shipped("probe")
+    others = list(benign.values())
+    for sample in harmful.values():
+        twin = benign[sample.tags["pair"]]
+        shared = alike(sample.prompt, twin.prompt)
+        rest = [alike(sample.prompt, other.prompt) for other in others if other is not twin]
+        assert shared >= 0.15, sample.id
+        assert shared > sum(rest) / len(rest), sample.id
+
+
+def test_each_probe_prompt_has_a_category_of_its_own() -> None:
+    harmful, _ = shipped("probe")
+    categories = Counter(s.tags["category"] for s in harmful.values())
+    assert max(categories.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "folder", ["", "safety", "over_refusal", "quick", "reasoning", "deliberation"]
+)
 def test_a_catalogue_folder_refuses_to_be_imported_under_its_bare_name(
     root: Path, folder: str
 ) -> None:
