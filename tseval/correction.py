@@ -359,7 +359,7 @@ def _base(
         metric=score.metric,
         judge=score.judge,
         fingerprint=score.fingerprint,
-        higher_is_better=score.higher_is_better,
+        higher_is_better=bool(score.higher_is_better),
         method=method,
         measured=score.estimate,
         n=score.n,

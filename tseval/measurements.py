@@ -8,10 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from .types import Estimate
-
-# 'share' is printed as a percentage, 'number' as it is.
-Unit = Literal["share", "number"]
+from .types import Estimate, Unit
 
 
 class MeasureSpec(Struct, frozen=True, kw_only=True):
@@ -132,6 +129,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
         numbers, curves, grids: What was found.
         excluded: Prompts or traces that it could not use, by reason.
         notes: What a reader has to know.
+        measures: What the metrics of its numbers are; a report needs no plugin to print them.
     """
 
     probe: str
@@ -143,3 +141,4 @@ class Measurement(Struct, frozen=True, kw_only=True):
     grids: tuple[Grid, ...] = ()
     excluded: dict[str, int] = {}
     notes: tuple[str, ...] = ()
+    measures: tuple[MeasureSpec, ...] = ()

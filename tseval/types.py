@@ -15,6 +15,8 @@ FinishReason = Literal["stop", "length"]
 Degree = Literal["full", "partial", "none"]
 VerdictReason = Literal["ok", "unparsed", "error", "undecided", "empty", "degenerate"]
 TextJudged = Literal["answer", "trace", "both"]
+# A 'share' is a fraction that is printed as a percentage, a 'number' is printed as it is.
+Unit = Literal["share", "number"]
 
 
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -207,7 +209,9 @@ class Score(Struct, frozen=True, kw_only=True):
         partial: Whether ``--limit`` cut the benchmark.
         member: Whether the judge is there only as a member of a panel.
         judge_notes: Verdicts by remark of the judge ('truncated': its input was cut to fit).
-        higher_is_better: Direction of the metric.
+        higher_is_better: Direction of the metric; None where neither end is better.
+        unit: How the value is printed.
+        title: What tables call the metric; '' leaves that to them.
     """
 
     benchmark: str
@@ -228,7 +232,9 @@ class Score(Struct, frozen=True, kw_only=True):
     partial: bool = False
     member: bool = False
     judge_notes: dict[str, int] = field(default_factory=dict)
-    higher_is_better: bool = False
+    higher_is_better: bool | None = False
+    unit: Unit = "share"
+    title: str = ""
 
 
 class BenchmarkSize(Struct, frozen=True, kw_only=True):

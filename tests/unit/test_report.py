@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tseval.report.table import HEADINGS, lines, markdown, notes, rich_table
+from tseval.report import values
+from tseval.report.table import HEADINGS, headings, lines, markdown, notes, rich_table
 from tseval.report.text import for_markdown, neutral
 from tseval.requests import Subject
 from tseval.runfolder import Scorecard
@@ -245,3 +246,78 @@ def test_every_kind_of_line_end_becomes_a_blank() -> None:
 def test_ordinary_text_of_any_script_is_left_alone() -> None:
     for text in ("naïve café", "ответ", "回答、日本語", "الجواب", "emoji 🙂", "a\u0301"):
         assert neutral(text) == text
+
+
+# -- scores of probes
+
+
+def probed(**more) -> Score:
+    fields = {
+        "benchmark": "first_token",
+        "group": "harmful · state A",
+        "metric": "refusal_auroc",
+        "title": "AUROC",
+        "unit": "number",
+        "higher_is_better": None,
+        "estimate": Estimate(value=0.8734, low=0.7, high=0.95),
+        "bounds": None,
+        "outcomes": {"refusals": 20, "compliances": 40},
+        "excluded": {"unclosed": 3},
+    }
+    return score(**(fields | more))
+
+
+def test_a_number_of_a_probe_is_no_percentage_and_says_that_neither_end_is_better() -> None:
+    (line,) = lines(card(probed()))
+    assert (line.benchmark, line.metric) == ("first_token · harmful · state A", "AUROC ·")
+    assert (line.rate, line.interval) == ("0.873", "[0.700, 0.950]")
+    # Nothing bounds an area under a curve by what it would be if lost traces went one way.
+    assert (line.outcomes, line.excluded) == ("refusals 20 compliances 40", "unclosed 3")
+
+
+def test_a_share_of_a_probe_is_a_percentage_and_an_undefined_one_says_why() -> None:
+    share, nothing = lines(
+        card(
+            probed(unit="share", title="Settled at 25%", higher_is_better=True),
+            probed(estimate=None, undefined="undefined: 4 refusals"),
+        )
+    )
+    assert (share.metric, share.rate, share.interval) == (
+        *("Settled at 25% ↑", "87.3%"),
+        "[70.0, 95.0]",
+    )
+    assert (nothing.rate, nothing.interval) == ("-", "undefined: 4 refusals")
+
+
+def test_a_table_with_scores_of_probes_speaks_of_values_and_one_without_of_rates() -> None:
+    assert headings(card(score())) == HEADINGS
+    both = card(score(), probed())
+    assert headings(both).rate == "value"
+    assert "| value |" in re.sub(" +", " ", markdown(both))
+    (note,) = [each for each in notes(both) if "of probes" in each]
+    assert "n counts traces, rollouts or cuts" in note
+    assert not any("of probes" in each for each in notes(card(score())))
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "text"),
+    [
+        (0.0, "number", "0.000"),
+        (0.8734, "number", "0.873"),
+        (-12.345, "number", "-12.35"),
+        (1234.5, "number", "1234.5"),
+        (0.00012, "number", "1.2e-04"),
+        (0.00012, "share", "0.0%"),
+        (None, "number", "-"),
+    ],
+)
+def test_values_keep_the_digits_that_say_something(number, unit, text: str) -> None:
+    assert values.value(number, unit) == text
+
+
+def test_differences_have_a_sign_and_their_unit() -> None:
+    found = Estimate(value=-0.25, low=-0.4, high=0.1)
+    assert values.difference(found, "share") == "-25.0 pp"
+    assert values.difference(found, "number") == "-0.250"
+    assert values.difference(Estimate(value=0.5, low=0, high=1), "number") == "+0.500"
+    assert values.difference(None) == "-"

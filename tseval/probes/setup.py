@@ -13,7 +13,7 @@ from tseval.data import Rows, cluster_of, content_hash, load_rows, ranked
 from tseval.errors import CapabilityMissing, ConfigError
 from tseval.formats import opening
 from tseval.judging import Seat
-from tseval.measurements import Measurement, Number
+from tseval.measurements import Measurement, MeasureSpec, Number
 from tseval.protocol import Protocol
 from tseval.scoring import text_to_judge
 from tseval.session import Session
@@ -173,12 +173,17 @@ class Probing:
         """Hand in what was found; its headline numbers become scores.
 
         Args:
-            found: The measurement; ``judge`` and the sizes are filled in here.
+            found: The measurement; ``judge``, the scale and ``measures`` are filled in here.
         """
         for warning in self.pool.warnings:
             self.session.warn(warning)
         settings = {"scale": self.sizes.scale, **found.settings}
-        found = msgspec.structs.replace(found, judge=self.seat.label, settings=settings)
+        metrics = self.session.registry.metrics
+        named = sorted({number.metric for number in found.numbers} & set(metrics))
+        measures = tuple(m for m in map(metrics.__getitem__, named) if isinstance(m, MeasureSpec))
+        found = msgspec.structs.replace(
+            found, judge=self.seat.label, settings=settings, measures=measures
+        )
         self.session.measurements[found.probe] = found
         return [self._score(number, found) for number in found.numbers if number.headline]
 
@@ -215,7 +220,9 @@ class Probing:
             outcomes=number.counts,
             fingerprint=self.session.declare(protocol),
             partial=self.pool.partial,
-            higher_is_better=bool(metric.higher_is_better),
+            higher_is_better=metric.higher_is_better,
+            unit=metric.unit if isinstance(metric, MeasureSpec) else "share",
+            title=metric.title if isinstance(metric, MeasureSpec) else "",
         )
 
 

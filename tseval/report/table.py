@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from tseval.report import values
 from tseval.report.text import for_markdown, neutral
 from tseval.types import Score
 
@@ -51,6 +52,16 @@ def lines(scorecard: "Scorecard", *, members: bool = True) -> list[Line]:
     return [_line(score) for score in shown if not _redundant(score)]
 
 
+def headings(scorecard: "Scorecard") -> Line:
+    """Name the columns: not everything that probes measure is a rate."""
+    return HEADINGS._replace(rate="value") if _probed(scorecard) else HEADINGS
+
+
+def _probed(scorecard: "Scorecard") -> bool:
+    """Say whether there are scores of probes: they have titles of their own."""
+    return any(score.title or score.unit != "share" for score in scorecard.scores)
+
+
 def _redundant(score: Score) -> bool:
     failures = score.outcomes.get("empty", 0) + score.outcomes.get("degenerate", 0)
     return score.metric == "asr_nonrefusal_substantive" and failures == 0
@@ -59,42 +70,36 @@ def _redundant(score: Score) -> bool:
 def _line(score: Score) -> Line:
     name = f"{score.benchmark} · {score.group}" if score.group else score.benchmark
     estimate = score.estimate
-    better = "↑" if score.higher_is_better else "↓"
     prompts = f"{score.n}" if score.n == score.n_prompts else f"{score.n} ({score.n_prompts} p.)"
     return Line(
         benchmark=f"{name} *" if score.partial else name,
-        metric=f"{_title(score.metric)} {better}",
-        rate="-" if estimate is None else f"{100 * estimate.value:.1f}%",
-        interval=score.undefined
-        if estimate is None
-        else f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]",
+        metric=f"{values.heading(score, _NAMES)} {values.arrow(score.higher_is_better)}",
+        rate=values.value(estimate.value if estimate else None, score.unit),
+        interval=values.interval(estimate, score.unit) if estimate else score.undefined,
         n=prompts,
-        outcomes=_counts(score.outcomes),
+        outcomes=values.counts(score.outcomes),
         excluded=_excluded(score),
         judge=score.judge,
         protocol=score.fingerprint,
     )
 
 
-def _title(metric: str) -> str:
-    """Say what a column heading calls a metric: 'pass_at_4' is pass@4."""
-    return _NAMES.get(metric) or metric.replace("_at_", "@")
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return " ".join(f"{name} {count}" for name, count in counts.items())
-
-
 def _excluded(score: Score) -> str:
     if not score.excluded:
         return "0"
-    low, high = score.bounds or (0.0, 1.0)
-    return f"{_counts(score.excluded)} → {100 * low:.1f}-{100 * high:.1f}%"
+    lost = values.counts(score.excluded)
+    if score.bounds is None:
+        # What a probe lost might have been anything: no bounds hold for a curve's depth.
+        return lost
+    low, high = score.bounds
+    return f"{lost} → {100 * low:.1f}-{100 * high:.1f}%"
 
 
 def notes(scorecard: "Scorecard", warnings: Iterable[str] = ()) -> list[str]:
     """Say what a reader of the numbers has to know, one sentence each."""
     found = [f"protocol {scorecard.preset}, seed {scorecard.seed}; rates are shares of n rollouts"]
+    if _probed(scorecard):
+        found.append("of probes, n counts traces, rollouts or cuts; · marks what has no better end")
     if any(score.partial for score in scorecard.scores):
         found.append("* partial: --limit took a subset of the rows")
     forced = [s for s in scorecard.scores if s.forced_close_share]
@@ -154,12 +159,12 @@ def rich_table(
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    right = {"rate", "95% CI", "n"}
-    for heading in HEADINGS:
+    right = {"rate", "value", "95% CI", "n"}
+    for heading in headings(scorecard):
         table.add_column(
             heading,
             justify="right" if heading in right else "left",
-            no_wrap=heading in {"rate", "95% CI", "n", "protocol"},
+            no_wrap=heading in right | {"protocol"},
         )
     for line in lines(scorecard, members=members):
         table.add_row(*(Text(neutral(cell)) for cell in line))
@@ -174,6 +179,8 @@ def markdown(scorecard: "Scorecard", warnings: Iterable[str] = (), *, members: b
     from tabulate import tabulate
 
     rows = [[for_markdown(cell) for cell in line] for line in lines(scorecard, members=members)]
-    table = tabulate(rows, headers=list(HEADINGS), tablefmt="github", disable_numparse=True)
+    table = tabulate(
+        rows, headers=list(headings(scorecard)), tablefmt="github", disable_numparse=True
+    )
     remarks = "\n".join(f"- {for_markdown(note)}" for note in notes(scorecard, warnings))
     return f"**{for_markdown(scorecard.subject.name)}**\n\n{table}\n\n{remarks}\n"
