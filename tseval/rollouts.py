@@ -108,6 +108,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         sampling: How tokens are drawn.
         thinking: Mode, budget, rule.
         raw: A text that is the whole prompt, where there are no messages.
+        prefill: How the answer begins, where thinking is off; the model goes on from there.
         template_kwargs: Further arguments for the chat template.
     """
 
@@ -117,6 +118,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     sampling: Sampling
     thinking: Thinking
     raw: str = ""
+    prefill: str = ""
     template_kwargs: dict[str, Any] = {}
 
 
@@ -136,6 +138,7 @@ async def roll_out(model: Model, plan: Plan) -> Rollout:
         start = Opening(format=NO_FORMAT, prefill=plan.raw)
     else:
         start = opening(model.format, plan.thinking.mode)
+        start = structs.replace(start, prefill=start.prefill + plan.prefill)
     if plan.template_kwargs:
         kwargs = {**start.template_kwargs, **plan.template_kwargs}
         start = structs.replace(start, template_kwargs=kwargs)
@@ -164,6 +167,8 @@ async def _think_and_answer(model: Model, plan: Plan, start: Opening, limits: Li
         )
     )
     parsed = _parse(start, first)
+    if plan.prefill:
+        parsed = _begun(parsed, first.text)
     if parsed.answer is not None or plan.thinking.unclosed != "force":
         return _rollout(model, plan, limits, first, parsed)
     # Without a closer the model would only go on thinking, and that be taken for the answer.
@@ -272,6 +277,17 @@ def _parse(start: Opening, completion: Completion) -> Parsed:
     if start.closed:
         return parse_answer(start.format, completion.text)
     return parse(start.format, completion.text, opened=start.opened)
+
+
+def _begun(parsed: Parsed, text: str) -> Parsed:
+    """Give an answer that goes on from a beginning its spaces back: they may part two words."""
+    if parsed.answer is None or len(parsed.answer_spans) != 1:
+        return parsed
+    (first, last) = parsed.answer_spans[0]
+    whole = text[first:last]
+    bare = whole.strip()
+    before, _, behind = whole.partition(bare) if bare else (whole, "", "")
+    return structs.replace(parsed, answer=before + parsed.answer + behind)
 
 
 def _parse_separated(start: Opening, completion: Completion, trace: str) -> Parsed:

@@ -126,6 +126,7 @@ class Session(Ledger):
         stream: str = "",
         sampling: Sampling | None = None,
         thinking: Thinking | None = None,
+        prefill: str = "",
         model: str = "target",
     ) -> Rollout:
         """Sample one completion.
@@ -137,16 +138,24 @@ class Session(Ledger):
                 benchmarks, so that two which ask the same pay once.
             sampling: Overrides the run's.
             thinking: Overrides the run's.
+            prefill: Text that begins the answer, and is no part of the rollout's: the model goes
+                on from there, without thinking; what it writes keeps its spaces.
             model: Role of the model.
 
         Raises:
+            CapabilityMissing: The backend cannot continue a prefill.
             RequestFailed: The backend failed after its retries; journalled as an error.
             RowSkipped: The prompt leaves too little of the context.
             BackendUnavailable: No request can succeed any more.
         """
         made = self._models[model]
-        drawn = {"rollout": rollout, "stream": stream}
+        drawn: dict[str, Any] = {"rollout": rollout, "stream": stream}
+        if prefill:
+            made.require("prefix")
+            drawn["prefill"] = prefill
+            thinking = msgspec.structs.replace(thinking or self.spec.thinking, mode="off")
         plan = self._plan("generation", made, messages, sampling, thinking, **drawn)
+        plan = msgspec.structs.replace(plan, prefill=prefill)
         return await self._memo.call(
             "generation", plan.key, Rollout, made, lambda: roll_out(made, plan)
         )
@@ -200,15 +209,22 @@ class Session(Ledger):
         self,
         messages: str | Iterable[Message],
         *,
-        positions: tuple[int, ...],
-        layers: tuple[int, ...] = (-1,),
+        positions: tuple[int, ...] = (),
+        layers: tuple[int | float, ...] = (-1,),
         prefix: tuple[Piece, ...] = (),
+        spans: tuple[tuple[int, int], ...] = (),
         model: str = "target",
     ) -> "np.ndarray":
         """Read hidden states at token positions of prompt and prefix.
 
+        Args:
+            messages: The conversation before templating; a string is one user turn.
+            positions, layers, spans: As for ``tseval.requests.HiddenStatesRequest``.
+            prefix: Pieces that follow the rendered prompt.
+            model: Role of the model.
+
         Returns:
-            float32 [positions, layers, width].
+            float32 [positions + spans, layers, width]; means over spans stand last.
 
         Raises:
             CapabilityMissing: The backend cannot.
@@ -224,6 +240,7 @@ class Session(Ledger):
             prefix=prefix,
             positions=positions,
             layers=layers,
+            spans=spans,
         )
         key = content_key(["hidden", made.identity, msgspec.to_builtins(request)])
 

@@ -156,6 +156,10 @@ def add(call: Call) -> str:
     return f"Adding. #### {first + second}\n\nQuestion: 1 + 1?\nAnswer: #### 2"
 
 
+# What stock models answer to the first sum.
+ADDED = "Adding. #### 6"
+
+
 def add_wrongly(call: Call) -> str:
     return "It is #### -7"
 
@@ -193,7 +197,10 @@ def stock_lm(answer: Callable[[str], Any]) -> Any:
         tokenizer_name = "toy"
 
         def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            return rendered(chat_history)
+            if add_generation_prompt or chat_history[-1]["role"] != "assistant":
+                return rendered(chat_history)
+            # As transformers continues a final message.
+            return rendered(chat_history[:-1]) + str(chat_history[-1]["content"])
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
             return [answer(request.args[0]) for request in requests]

@@ -487,10 +487,60 @@ def test_stock_humaneval_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
         measure(tmp_path / "run", scripted(toys.add), "lm-eval/humaneval")
 
 
-def test_a_task_that_begins_the_models_turn_is_skipped_with_the_reason(tmp_path: Path) -> None:
+def test_a_task_begins_the_models_turn_as_in_the_stock_harness(tmp_path: Path) -> None:
+    """The model goes on from the beginning, and scorers see what it wrote, spaces and all."""
+    seen: list[str] = []
+
+    def go_on(call: Any) -> str:
+        seen.append(call.prefix)
+        return f"  {toys.add(call)}"
+
+    name = toys.sums_task(tmp_path, gen_prefix="Sum of {{question}}:\n")
+    strict, _ = measure(tmp_path / "run", scripted(go_on), name)
+    assert strict.estimate is not None
+    assert strict.estimate.value == 1.0
+    assert "Sum of 2 + 4?:\n" in seen
+    stock_lm = toys.stock_lm(lambda prompt: "  " + toys.ADDED)
+    ours = kept(tmp_path / "run", name)["samples"]
+    stock = stock_samples(tmp_path, "toy_sums", stock_lm)["samples"]
+    assert hashes(ours) == hashes(stock)
+    row = ours["toy_sums"][0]
+    assert row["arguments"][0][0].endswith("<|assistant|>Sum of 2 + 4?:\n")
+    # What the beginning says is no part of what is scored; stock gives as little.
+    assert row["resps"] == [["  Adding. #### 6\n\n"]]
+    assert stock["toy_sums"][0]["resps"] == [["  " + toys.ADDED]]
+
+
+def test_a_model_that_thinks_does_not_where_its_turn_is_begun_for_it(tmp_path: Path) -> None:
+    name = toys.sums_task(tmp_path, gen_prefix="The sum is")
+    seen: list[str] = []
+
+    def go_on(call: Any) -> str:
+        seen.append(call.prefix)
+        return " 6 #### 6"
+
+    async def work() -> tuple[list[Score], list[str], set[str]]:
+        benchmark = find_benchmark(name)
+        assert benchmark is not None
+        backend = ScriptedBackend(go_on, view=toys.THINKING_VIEW)
+        async with opened(tmp_path / "run", backend, spec(name)) as session:
+            scores = await benchmark.run(session)
+            modes = {each.thinking.mode for each in session.protocols.values()}
+            return scores, session.warnings, modes
+
+    scores, warnings, modes = finish(work(), seconds=60)
+    assert all(each.endswith("</think>\n\nThe sum is") for each in seen)
+    assert any("leaves no room for thinking" in each for each in warnings)
+    assert modes == {"off"}
+    assert scores[0].unclosed_share == 0.0
+
+
+def test_a_turn_is_begun_only_where_the_backend_can_go_on_from_it(tmp_path: Path) -> None:
     name = toys.sums_task(tmp_path, gen_prefix="The answer is")
-    with pytest.raises(CapabilityMissing, match="begins the model's turn for it"):
-        measure(tmp_path / "run", scripted(toys.add), name)
+    backend = scripted(toys.add, capabilities=Capabilities())
+    with pytest.raises(CapabilityMissing, match="lacks prefix"):
+        measure(tmp_path / "run", backend, name)
+    assert backend.calls == 0
 
 
 def test_a_rolling_likelihood_is_skipped_with_the_reason(tmp_path: Path) -> None:

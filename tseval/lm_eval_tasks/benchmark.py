@@ -90,7 +90,6 @@ class LmEvalBenchmark:
 
     async def run(self, session: Session) -> list[Score]:
         """Measure; see ``tseval.roles.Benchmark``."""
-        template = _template(session)
         order = await asyncio.to_thread(_order, self._location, session.spec)
         built = await _built(
             session.check(
@@ -101,6 +100,7 @@ class LmEvalBenchmark:
             )
         )
         self._check(session, built)
+        template = _template(session, built)
         outcomes: list[Outcome] = []
         lost: dict[str, Counter[str]] = {task.name: Counter() for task in built.tasks}
         answered: dict[str, dict[int, Answered]] = {task.name: {} for task in built.tasks}
@@ -145,12 +145,13 @@ class LmEvalBenchmark:
         for task in built.tasks:
             places = {ask.context for doc in task.docs for ask in doc.asks} - {-1}
             contexts = [built.contexts[place] for place in places]
-            if task.name not in scored and any(context.prefill for context in contexts):
-                raise CapabilityMissing(
-                    f"{task.name} begins the model's turn for it, which would keep a model from"
-                    " thinking",
-                    hint="take a variant of the task without gen_prefix",
-                )
+            if task.begun and task.name not in scored:
+                session.require("prefix")
+                if session.target.format.thinks:
+                    session.warn(
+                        f"{task.name} begins the model's turn for it, which leaves no room for"
+                        " thinking"
+                    )
             if session.spec.system_prompt and any(c.turns[0][0] == "system" for c in contexts):
                 raise ConfigError(
                     f"{task.name} has a system turn of its own, and --system-prompt is another",
@@ -180,6 +181,7 @@ class LmEvalBenchmark:
                     _turns(built, ask),
                     rollout=repeat,
                     sampling=sampling_of(kwargs, session.spec, session.sampling),
+                    prefill=_prefill(built, ask),
                 )
                 row = self._row(built, task, doc, number, repeat)
                 session.note_row(msgspec.structs.replace(row, generation=rollout.key))
@@ -193,7 +195,7 @@ class LmEvalBenchmark:
 
     async def _loglikelihood(self, session: Session, built: Built, ask: Ask) -> tuple[float, bool]:
         assert ask.continuation is not None
-        prefill = built.contexts[ask.context].prefill if ask.context >= 0 else ""
+        prefill = _prefill(built, ask)
         context: tuple[Piece, ...] = (prefill,) if prefill else ()
         found = await session.loglikelihood(_turns(built, ask), ask.continuation, context=context)
         return found.total, found.greedy
@@ -303,9 +305,10 @@ def _reason(error: RequestFailed) -> tuple[str, str]:
     return reason, hint
 
 
-def _template(session: Session) -> Template:
+def _template(session: Session, built: Built) -> Template:
     view = session.target.backend.template()
-    start = opening(session.target.format, session.spec.thinking.mode)
+    begun = any(task.begun for task in built.tasks)
+    start = opening(session.target.format, "off" if begun else session.spec.thinking.mode)
     return Template(
         source=view.template,
         rendered=view.rendered,
@@ -344,6 +347,10 @@ def _turns(built: Built, ask: Ask) -> tuple[Message, ...]:
         [{"role": role, "content": text} for role, text in built.contexts[ask.context].turns],
         tuple[Message, ...],
     )
+
+
+def _prefill(built: Built, ask: Ask) -> str:
+    return built.contexts[ask.context].prefill if ask.context >= 0 else ""
 
 
 def _rollouts(task: TaskPlan, answered: dict[int, Answered]) -> list[Outcome]:

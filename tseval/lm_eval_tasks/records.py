@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 # Changes whenever the same arguments could give another answer.
-VERSION = "1"
+VERSION = "2"
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -95,6 +95,7 @@ class TaskPlan(Struct, frozen=True, kw_only=True):
         kwargs: Distinct generation kwargs.
         docs: The documents that are asked.
         digest: Hash over documents, prompts and targets; the scorer has to find the same.
+        begun: Whether the task begins the model's turn for it.
     """
 
     name: str
@@ -107,6 +108,7 @@ class TaskPlan(Struct, frozen=True, kw_only=True):
     kwargs: tuple[dict[str, Any], ...]
     docs: tuple[DocPlan, ...]
     digest: str
+    begun: bool = False
 
 
 class Context(Struct, frozen=True, kw_only=True, array_like=True):

@@ -19,6 +19,7 @@ from .records import GroupValue, Scored, Series, TaskPlan
 _LEVEL = 0.95
 # How far lm-eval's aggregate and ours may differ before they are different things.
 _SAME = 1e-6
+_NO_TRACE = Thinking(mode="off", budget=0)
 
 
 ProtocolOf = Callable[[TaskPlan], Protocol]
@@ -128,8 +129,9 @@ def _protocol(name: str, session: Session, task: TaskPlan, *, own: bool) -> Prot
         limit=run.limit if partial else None,
         subset_seed=run.subset_seed if partial else None,
         messages=(f"lm-eval: chat, {task.shots} examples as turns",),
-        # What is scored at the start of the turn knows no trace and no draw.
-        thinking=run.thinking if generated else Thinking(mode="off", budget=0),
+        # What is scored at the start of the turn knows no trace and no draw; what goes on from a
+        # beginning, no trace.
+        thinking=run.thinking if generated and not task.begun else _NO_TRACE,
         decoding=run.decoding if generated else "fixed",
         sampling=sampling,
         rollouts=repeats,

@@ -27,6 +27,8 @@ def size_of(built: Built, spec: RunSpec) -> BenchmarkSize:
                 else:
                     same = ask.context, draws[ask.kwargs]
                     repeats[same] = max(repeats[same], ask.repeats)
+    # What goes on from a beginning does not think.
+    begun = all(task.begun for task in built.tasks)
     docs = [doc for task in built.tasks for doc in task.docs]
     return BenchmarkSize(
         prompts=len(docs),
@@ -34,6 +36,7 @@ def size_of(built: Built, spec: RunSpec) -> BenchmarkSize:
         generations=sum(repeats.values()),
         loglikelihoods=len(scored),
         answer_tokens=max((drawn.answer_tokens for _, drawn in repeats), default=None),
+        trace_tokens=0 if begun else None,
     )
 
 

@@ -198,6 +198,7 @@ def _plan(
         kwargs=tuple(json.loads(text) for text in kwargs),
         docs=tuple(docs),
         digest=_digest(task, planned, lambda text: text),
+        begun=any(_context(each.args[0]).prefill for each in task.instances if each.args[0]),
     )
 
 
