@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from .errors import RequestFailed
 from .formats import NO_FORMAT, ThinkingFormat
 from .thinking import Limits
 from .types import Message, Sampling
@@ -171,12 +172,53 @@ class HiddenStatesRequest(Struct, frozen=True, kw_only=True):
         prefix: Pieces that follow the rendered prompt.
         positions: Token positions; negative ones count from the end (-1 is the last token).
         layers: Layers; 0 is the embedding, negative ones count from the end (-1 is the last
-            layer behind the final norm).
+            layer behind the final norm), and a float is a share of the depth (0.5 the middle).
+        spans: Ranges of tokens (start, stop) of which the mean is wanted, taken in float32; stop
+            is the first token behind it, and negative numbers count from the end.
         template_kwargs: Arguments for the chat template.
     """
 
     messages: tuple[Message, ...]
     prefix: tuple[Piece, ...] = ()
-    positions: tuple[int, ...]
-    layers: tuple[int, ...] = (-1,)
+    positions: tuple[int, ...] = ()
+    layers: tuple[int | float, ...] = (-1,)
+    spans: tuple[tuple[int, int], ...] = ()
     template_kwargs: dict[str, Any] = {}
+
+
+def places_of(given: tuple[int | float, ...], size: int, what: str) -> list[int]:
+    """Turn places that may count from the end, or be shares of the way to it, into ones from 0.
+
+    Args:
+        given: Positions or layers; a float is a share, 1.0 the last of them.
+        size: How many there are.
+        what: 'position' or 'layer', for the message.
+
+    Raises:
+        RequestFailed: One does not exist (kind 'malformed').
+    """
+    found = []
+    for each in given:
+        place = round(each * (size - 1)) if isinstance(each, float) else each
+        if not -size <= place < size or (isinstance(each, float) and each < 0):
+            raise RequestFailed(f"there is no {what} {each} among {size}", kind="malformed")
+        found.append(place % size)
+    return found
+
+
+def spans_of(given: tuple[tuple[int, int], ...], size: int) -> list[tuple[int, int]]:
+    """Turn ranges (start, stop) whose ends may count from the end into ones from 0.
+
+    Raises:
+        RequestFailed: One is empty or leaves the text (kind 'malformed').
+    """
+    found = []
+    for start, stop in given:
+        first, last = (end + size if end < 0 else end for end in (start, stop))
+        if not 0 <= first < last <= size:
+            raise RequestFailed(
+                f"there is no span ({start}, {stop}) among {size} tokens, or nothing in it",
+                kind="malformed",
+            )
+        found.append((first, last))
+    return found

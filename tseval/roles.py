@@ -95,6 +95,16 @@ class Backend(Protocol):
         ...
 
     def text_tokens(self, text: str) -> int | None:
+    def prompt_ids(
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """Token ids of the rendered prompt, as many as :meth:`prompt_tokens` says.
+
+        Positions of :meth:`hidden_states` count from the first of them. None where the backend
+        cannot know.
+        """
+        ...
+
         """Length of a text tokenised on its own; None where the backend cannot know."""
         ...
 
@@ -118,7 +128,10 @@ class Backend(Protocol):
         ...
 
     async def hidden_states(self, request: HiddenStatesRequest) -> np.ndarray:
-        """Return float32 [positions, layers, width]; only called with ``hidden_states``."""
+        """Return float32 [positions + spans, layers, width]; only called with ``hidden_states``.
+
+        Raises RequestFailed (kind 'malformed') where a position, span or layer does not exist.
+        """
         ...
 
 

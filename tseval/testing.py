@@ -25,6 +25,8 @@ from .requests import (
     Report,
     ScoringRequest,
     Subject,
+    places_of,
+    spans_of,
 )
 from .roles import BackendFactory, Judge, JudgeCase, JudgeModel
 from .scripts import CHAT_VIEW, TAGS_VIEW, Call, Script, decode, encode, mixed, thinking
@@ -33,6 +35,8 @@ from .types import ChoiceScores, LogLikelihood, Message, Verdict
 
 if TYPE_CHECKING:
     import numpy as np
+
+States = Callable[[tuple[int, ...], float], "np.ndarray"]
 
 
 class ScriptedBackend:
@@ -48,6 +52,8 @@ class ScriptedBackend:
         delay: Seconds a request takes.
         fail: Called before each request; may raise.
         max_outstanding: As in the contract.
+        states: Hidden state at a position, from the token ids up to it and the layer as it was
+            asked for; default: pseudo-random numbers that depend on both.
 
     Attributes:
         calls: Requests so far, of every kind.
@@ -67,6 +73,7 @@ class ScriptedBackend:
         delay: float = 0.0,
         fail: Callable[[CompletionRequest], None] | None = None,
         max_outstanding: int = 64,
+        states: States | None = None,
     ) -> None:
         self.spec = ModelSpec(backend="scripted", name=name)
         self.capabilities = capabilities or _EVERYTHING
@@ -78,6 +85,7 @@ class ScriptedBackend:
         self._view = view
         self._delay = delay
         self._fail = fail
+        self._states = states or _random_states
         self._loaded = False
 
     @property
@@ -110,7 +118,14 @@ class ScriptedBackend:
         self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> int | None:
         """See ``Backend``."""
-        return sum(len(m.content.encode()) + 8 for m in messages)
+        return len(self.prompt_ids(messages, template_kwargs))
+
+    def prompt_ids(
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
+    ) -> tuple[int, ...]:
+        """Bytes of each turn between a head and a tail, eight bytes together."""
+        turns = (f"[{m.role[:1]}]{m.content}[/{m.role[:1]}]\n" for m in messages)
+        return tuple("".join(turns).encode())
 
     def text_tokens(self, text: str) -> int | None:
         """See ``Backend``."""
@@ -180,14 +195,20 @@ class ScriptedBackend:
         import numpy as np
 
         await self._turn(request)
-        text = "\n".join(m.content for m in request.messages)
-        ids = encode(text) + encode(_joined(request.prefix))
-        rows = []
-        for position in request.positions:
-            upto = bytes(str(ids[: position % len(ids) + 1]), "ascii")
-            seeds = [sha256(upto + str(layer).encode()).digest() for layer in request.layers]
-            rows.append([np.frombuffer(seed, np.uint16).astype(np.float32) for seed in seeds])
-        return np.asarray(rows, dtype=np.float32) / 65536 - 0.5
+        prompt = self.prompt_ids(request.messages, request.template_kwargs)
+        ids = prompt + encode(_joined(request.prefix))
+
+        def states(position: int) -> "np.ndarray":
+            upto = ids[: position + 1]
+            return np.asarray([self._states(upto, layer) for layer in request.layers])
+
+        size = len(ids)
+        rows = [states(place) for place in places_of(request.positions, size, "position")]
+        rows += [
+            np.mean([states(place) for place in range(start, stop)], axis=0)
+            for start, stop in spans_of(request.spans, size)
+        ]
+        return np.asarray(rows, dtype=np.float32)
 
     def _length(self, call: Call, new: int) -> int:
         """Length of a whole input, that with so many ``new`` tokens has to fit the context."""
@@ -225,6 +246,13 @@ def _call(
         thinking_off=request.template_kwargs.get("enable_thinking") is False,
         raw=_joined(pieces[: len(pieces) - len(begun)]),
     )
+
+
+def _random_states(upto: tuple[int, ...], layer: float) -> "np.ndarray":
+    import numpy as np
+
+    digest = sha256(f"{upto}{layer}".encode()).digest()
+    return np.frombuffer(digest, np.uint16) / 65536 - 0.5
 
 
 def _joined(pieces: tuple[Piece, ...]) -> str:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from tseval.errors import CapabilityMissing, RequestFailed
@@ -320,6 +321,51 @@ def test_what_it_cannot_do_is_refused_and_what_it_can_is_sound(make: Callable[[]
         else:
             with pytest.raises(CapabilityMissing):
                 await backend.hidden_states(wanted)
+
+    play(make, scene)
+
+
+def test_the_ids_of_a_prompt_are_as_many_as_it_says_and_differ_with_it(
+    make: Callable[[], Backend],
+) -> None:
+    async def scene(backend: Backend) -> None:
+        found = [backend.prompt_ids(turns(prompt), {}) for prompt in PROMPTS]
+        if not backend.capabilities.token_ids:
+            assert found == [None] * len(PROMPTS)
+            return
+        for prompt, ids in zip(PROMPTS, found, strict=True):
+            assert ids is not None
+            assert len(ids) == backend.prompt_tokens(turns(prompt), {})
+            assert (await backend.complete(request(prompt))).prompt_tokens == len(ids)
+            assert prompt in backend.decode(ids)
+        assert len(set(found)) == len(PROMPTS)
+
+    play(make, scene)
+
+
+def test_spans_are_means_of_positions_and_stand_behind_them(make: Callable[[], Backend]) -> None:
+    async def scene(backend: Backend) -> None:
+        if not backend.capabilities.hidden_states:
+            return
+        ids = backend.prompt_ids(turns(PROMPTS[1]), {})
+        assert ids is not None
+        size = len(ids)
+
+        def read(**more: Any) -> HiddenStatesRequest:
+            return HiddenStatesRequest(messages=turns(PROMPTS[1]), layers=(0, -1), **more)
+
+        every = await backend.hidden_states(read(positions=tuple(range(size))))
+        assert (every[-1] == (await backend.hidden_states(read(positions=(-1,))))[0]).all()
+        found = await backend.hidden_states(
+            read(positions=(2,), spans=((0, size), (3, 4), (-3, -1)))
+        )
+        assert str(found.dtype) == "float32"
+        wanted = [every[2], every.mean(axis=0), every[3], every[size - 3 : size - 1].mean(axis=0)]
+        np.testing.assert_allclose(found, np.stack(wanted), rtol=1e-4, atol=1e-4)
+        for wrong in ({"spans": ((4, 4),)}, {"spans": ((0, size + 1),)}, {"positions": (size,)}):
+            with pytest.raises(RequestFailed) as caught:
+                await backend.hidden_states(read(**wrong))
+            assert caught.value.kind == "malformed"
 
     play(make, scene)
 

@@ -38,11 +38,12 @@ class Choosing(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Hidden states to be read: token ids, and positions and layers as indices from 0."""
+    """Hidden states to be read: token ids; positions, layers and ranges as indices from 0."""
 
     ids: list[int]
     positions: list[int]
     layers: list[int]
+    spans: Sequence[tuple[int, int]] = ()
 
 
 def pad_right(rows: Sequence[list[int]], pad_id: int, device: Any) -> "torch.Tensor":
@@ -137,11 +138,11 @@ def read(model: Any, rows: Sequence[Reading], pad_id: int) -> "list[np.ndarray]"
 
     Args:
         model: A causal language model of transformers.
-        rows: Inputs, positions and layers.
+        rows: Inputs, positions, layers and spans.
         pad_id: Id that fills the right.
 
     Returns:
-        float32 [P, L, D] for each row.
+        float32 [P, L, D] for each row; means over spans stand behind the positions.
     """
     import torch
 
@@ -150,10 +151,17 @@ def read(model: Any, rows: Sequence[Reading], pad_id: int) -> "list[np.ndarray]"
     blocks = _blocks(decoder)
     wanted = sorted({layer for row in rows for layer in row.layers})
     found: dict[int, list[torch.Tensor]] = {}
+    # Made once: every transfer to a device waits for what runs there.
+    places = [torch.tensor(row.positions, dtype=torch.int64, device=ids.device) for row in rows]
 
     def gather(layer: int, states: "torch.Tensor") -> None:
         found[layer] = [
-            states[n, torch.tensor(row.positions, device=states.device)].float()
+            torch.stack(
+                [
+                    *states[n, places[n]].float(),
+                    *(states[n, start:stop].float().mean(dim=0) for start, stop in row.spans),
+                ]
+            )
             for n, row in enumerate(rows)
         ]
 

@@ -27,6 +27,8 @@ from tseval.requests import (
     Report,
     ScoringRequest,
     Subject,
+    places_of,
+    spans_of,
 )
 from tseval.roles import BackendFactory
 from tseval.types import ChoiceScores, LogLikelihood, Message
@@ -134,6 +136,12 @@ class HfBackend:
         """Length of the rendered prompt in tokens; without messages, of what starts a text."""
         return len(self._need().text.prompt(messages, template_kwargs))
 
+    def prompt_ids(
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """Token ids of the rendered prompt; without messages, of what starts a text."""
+        return tuple(self._need().text.prompt(messages, template_kwargs))
+
     def text_tokens(self, text: str) -> int | None:
         """Length of a text tokenised on its own."""
         return len(self._need().text.piece(text))
@@ -188,10 +196,10 @@ class HfBackend:
         return ChoiceScores(logprobs=dict(zip(request.choices, found, strict=True)))
 
     async def hidden_states(self, request: HiddenStatesRequest) -> "np.ndarray":
-        """Read hidden states, float32 [positions, layers, width].
+        """Read hidden states, float32 [positions + spans, layers, width].
 
         Raises:
-            RequestFailed: A position or layer does not exist (kind 'malformed'); else as
+            RequestFailed: A position, span or layer does not exist (kind 'malformed'); else as
                 :meth:`complete` does.
         """
         loaded = self._need()
@@ -199,8 +207,9 @@ class HfBackend:
         self._room(ids[1:])
         work = Reading(
             ids,
-            _indices(request.positions, len(ids), "position"),
-            _indices(request.layers, count_layers(loaded.model) + 1, "layer"),
+            places_of(request.positions, len(ids), "position"),
+            places_of(request.layers, count_layers(loaded.model) + 1, "layer"),
+            spans_of(request.spans, len(ids)),
         )
         found: np.ndarray = await self._at_work().read(work)
         return found
@@ -250,14 +259,6 @@ class HfBackend:
                 kind="overlong",
             )
         return room
-
-
-def _indices(given: tuple[int, ...], size: int, what: str) -> list[int]:
-    """Turn indices that may count from the end into ones from 0."""
-    for each in given:
-        if not -size <= each < size:
-            raise RequestFailed(f"there is no {what} {each} among {size}", kind="malformed")
-    return [each % size for each in given]
 
 
 def _free_memory() -> None:

@@ -129,6 +129,12 @@ class VllmBackend:
         """Length of the rendered prompt in tokens; without messages, of what starts a text."""
         return len(self._need().text.prompt(messages, template_kwargs))
 
+    def prompt_ids(
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """Token ids of the rendered prompt; without messages, of what starts a text."""
+        return tuple(self._need().text.prompt(messages, template_kwargs))
+
     def text_tokens(self, text: str) -> int | None:
         """Length of a text tokenised on its own."""
         return len(self._need().text.piece(text))

@@ -152,6 +152,12 @@ class OpenAIBackend:
         kwargs = found.wire.template_kwargs(template_kwargs)
         return found.renderer.count_prompt(_plain(messages), kwargs)
 
+    def prompt_ids(
+        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """Not known: the server renders and tokenises."""
+        return None
+
     def text_tokens(self, text: str) -> int | None:
         """Length of a text; None without a local tokenizer."""
         renderer = self._known().renderer
