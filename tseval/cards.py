@@ -196,6 +196,7 @@ class ProbeCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         summary: One line for ``tseval ls benchmarks``.
         metrics: Names of the ``MeasureSpec`` records of its scores.
         needs: Capabilities of the backend that it cannot do without.
+        stances: Whether it has traces labelled by the run's stance judges.
         paper: Where the method comes from.
         version: Changes whenever a number could.
         note: What a user of the numbers has to know.
@@ -206,6 +207,7 @@ class ProbeCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     summary: Text
     metrics: Annotated[tuple[str, ...], Meta(min_length=1)]
     needs: tuple[str, ...] = ()
+    stances: bool = False
     paper: Text = "arXiv 2606.25013"
     version: Text = "1"
     note: str = ""

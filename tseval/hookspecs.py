@@ -52,6 +52,11 @@ def register_judges(register: Register) -> None:
 
 
 @hookspec
+def register_stance_judges(register: Register) -> None:
+    """Call ``register`` with objects of the ``tseval.roles.StanceJudge`` role."""
+
+
+@hookspec
 def register_backends(register: Register) -> None:
     """Call ``register`` with ``tseval.roles.BackendFactory`` records."""
 

@@ -50,6 +50,7 @@ Kind = Literal[
     "error",
     "choice",
     "check",
+    "stance",
 ]
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 

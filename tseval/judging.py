@@ -246,6 +246,8 @@ class _Table:
     def check_options(self) -> None:
         """Raise ConfigError for an option that no judge took."""
         for key in sorted(set(self._options) - self._used):
+            if key.partition(":")[0] in self._registry.stance_judges:
+                continue  # looked at where those are seated
             raise ConfigError(
                 f"no judge of this run takes -J {key}",
                 hint="-J key=value is for every judge with a model, -J judge:key=value for one",

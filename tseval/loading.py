@@ -1,6 +1,7 @@
 """The models of a run: started, given their thinking format, and taking turns on devices."""
 
 import contextlib
+from collections.abc import Mapping
 
 import msgspec
 
@@ -16,6 +17,7 @@ from .rollouts import Model
 from .runfolder import Manifest
 from .scheduler import Scheduler
 from .spec import RunSpec
+from .stance_judging import StanceSeat
 
 
 class Models:
@@ -32,7 +34,7 @@ class Models:
         """The model under test."""
         return self.started["target"]
 
-    async def start_judges(self, seats: dict[str, Seat]) -> None:
+    async def start_judges(self, seats: Mapping[str, Seat | StanceSeat]) -> None:
         """Start the model of each judge that runs one; judges may share a model.
 
         Raises:

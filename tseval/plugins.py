@@ -162,11 +162,13 @@ def _judge_or_panel(value: Any) -> str:
     return _named("judge", *_JUDGE_MEMBERS)(value)
 
 
-_JUDGE_MEMBERS = ("judge", *(f"card.{name}" for name in JudgeCard.__struct_fields__))
+_CARD_MEMBERS = tuple(f"card.{name}" for name in JudgeCard.__struct_fields__)
+_JUDGE_MEMBERS = ("judge", *_CARD_MEMBERS)
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "suites": ("suite", _instance("suite", Suite)),
     "benchmarks": ("benchmark", _named("benchmark", "card.summary", "run")),
     "judges": ("judge", _judge_or_panel),
+    "stance_judges": ("stance-judge", _named("stance-judge", "label", "validated", *_CARD_MEMBERS)),
     "backends": ("backend", _instance("backend", BackendFactory)),
     "trainers": ("trainer", _named("trainer", "train")),
     "interventions": ("intervention", _named("intervention", "complete", "identity")),
@@ -181,8 +183,8 @@ class Registry:
     """Everything that is registered, one table a kind, and the plugin manager behind it.
 
     Attributes:
-        benchmarks, suites, judges, backends, trainers, interventions, formats, metrics,
-        leaderboards, exporters: Tables by name. Each is filled when it is first read, so that
+        benchmarks, suites, judges, stance_judges, backends, trainers, interventions, formats,
+        metrics, leaderboards, exporters: Tables by name. Each is filled when it is first read, so that
             ``--help`` and a run that trains nothing load no trainer.
         manager: The pluggy manager; ``manager.hook`` calls the life-cycle hooks.
     """

@@ -24,6 +24,7 @@ from .requests import (
     ScoringRequest,
     Subject,
 )
+from .stances import StanceCase, Stances
 from .types import (
     BenchmarkSize,
     ChoiceScores,
@@ -94,7 +95,6 @@ class Backend(Protocol):
         """Length of the rendered prompt in tokens; None where the backend cannot know."""
         ...
 
-    def text_tokens(self, text: str) -> int | None:
     def prompt_ids(
         self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> tuple[int, ...] | None:
@@ -105,6 +105,7 @@ class Backend(Protocol):
         """
         ...
 
+    def text_tokens(self, text: str) -> int | None:
         """Length of a text tokenised on its own; None where the backend cannot know."""
         ...
 
@@ -303,6 +304,27 @@ class Judge(Protocol):
 
     async def judge(self, case: JudgeCase, model: JudgeModel | None) -> Verdict:
         """Return a verdict; ``model`` is None for judges that run none."""
+        ...
+
+
+class StanceJudge(Protocol):
+    """Labels the chunks of a whole thinking trace; what ``register_stance_judges`` takes.
+
+    As a :class:`Judge`, it is a pure function of its case and never guesses: what it cannot read
+    is ``Stances(reason='unparsed')`` without labels. Labels that are not one a chunk, or none of
+    -1, 0 and 1, are taken for unread.
+
+    Attributes:
+        card: As a judge's, but without ``labels``.
+        validated: Where its agreement with people is reported; '' marks what rests on it as
+            unvalidated.
+    """
+
+    card: JudgeCard
+    validated: str
+
+    async def label(self, case: StanceCase, model: JudgeModel | None) -> Stances:
+        """Return a label a chunk; ``model`` is None for judges that run none."""
         ...
 
 

@@ -20,6 +20,7 @@ from .runfolder import Manifest, RunFolder, Scorecard, choose_folder
 from .scoring import averages
 from .session import Session
 from .spec import RunSpec
+from .stance_judging import stances_of
 from .types import Rollout, Score
 
 # Shares of verdicts without a label above which a run warns, and above which it is incomplete.
@@ -93,7 +94,7 @@ async def run(
     """
     benchmarks = [registry.benchmarks[name] for name in spec.benchmarks]
     # An unknown name is said before a model is loaded.
-    seat_judges(spec.judges, registry, spec.judge_options)
+    stances_of(spec, registry, seat_judges(spec.judges, registry, spec.judge_options))
     for data in spec.data_dirs:
         if not Path(data).is_dir():
             raise ConfigError(f"--data-dir {data} is no folder", hint="pass existing folders")
@@ -125,7 +126,9 @@ async def _start(spec: RunSpec, registry: Registry, work: Work, backend: Backend
     folder.save()
     judges = (*spec.judges, *(text for text in manifest.judges if text not in spec.judges))
     seats = seat_judges(judges, registry, {**manifest.judge_options, **spec.judge_options})
-    await models.start_judges(seats)
+    stances = stances_of(spec, registry, seats)
+    for seated in (seats, stances):
+        await models.start_judges(seated)
     await models.start_target(spec, manifest, backend)
     work.leg.execution = dict(models.target.subject.execution)
     folder.save()
@@ -141,6 +144,7 @@ async def _start(spec: RunSpec, registry: Registry, work: Work, backend: Backend
         registry=registry,
         models=models.started,
         judges=seats,
+        stances=stances,
         scheduler=models.scheduler,
         arrays=ArrayStore(folder.path / "arrays"),
         on_rollout=on_rollout,

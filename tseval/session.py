@@ -25,6 +25,7 @@ from .roles import JudgeCase
 from .rollouts import Continuation, Model, Plan, continue_trace, roll_out
 from .scheduler import Scheduler
 from .spec import RunSpec
+from .stance_judging import StanceCalls, StanceSeat
 from .types import LogLikelihood, Message, Rollout, Sampling, TextJudged, Thinking, Verdict
 from .verdicts import Verdicts
 from .workers import Workers
@@ -52,10 +53,12 @@ class Session(Ledger):
         models: Started models by role; 'target' is the one under test.
         judges: Seats by label (see ``tseval.judging``), members of panels before the panel.
         scheduler: Grants slots; knows every model.
+        stances: Seats of the stance judges by label, members of panels before the panel.
 
     Attributes:
         spec, registry: As given.
         seats: The run's judges by label, in order.
+        stances: The run's stance judges, and how they are asked.
         counts: What was made, found and failed so far: 'generation.made', 'verdict.found' ...
         protocols, warnings, expected, done: As in :class:`tseval.ledger.Ledger`.
     """
@@ -69,6 +72,7 @@ class Session(Ledger):
         models: dict[str, Model],
         judges: dict[str, Seat],
         scheduler: Scheduler,
+        stances: dict[str, StanceSeat] | None = None,
         arrays: "ArrayStore | None" = None,
         on_rollout: Callable[[Rollout], None] | None = None,
     ) -> None:
@@ -84,6 +88,7 @@ class Session(Ledger):
         self._arrays = arrays
         self._on_rollout = on_rollout
         self._verdicts = Verdicts(self._memo, models, judges, self._workers, seed=spec.seed)
+        self.stances = StanceCalls(self._memo, models, stances or {}, seed=spec.seed)
 
     # -- what a benchmark may ask about the run
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tseval.plugins import Registry
 
 _KINDS = (
-    *("benchmarks", "suites", "judges", "backends", "metrics", "formats", "protocols"),
+    *("benchmarks", "suites", "judges", "stance-judges", "backends", "metrics", "formats"),
+    "protocols",
     *("interventions", "trainers", "exporters", "leaderboards", "plugins"),
 )
 
@@ -51,7 +52,7 @@ def _records(kind: str, plugins: "Registry") -> list[dict[str, Any]]:
             {"plugin": o.plugin, "from": o.distribution, "version": o.version}
             for o in plugins.plugins()
         ]
-    table = getattr(plugins, kind)
+    table = getattr(plugins, kind.replace("-", "_"))
     describe: dict[str, Callable[[Any], dict[str, Any]]] = {
         "benchmarks": _benchmark,
         "suites": lambda suite: {
@@ -62,6 +63,11 @@ def _records(kind: str, plugins: "Registry") -> list[dict[str, Any]]:
             "says": ", ".join(judge.card.labels),
             "sees": judge.card.sees,
             "version": judge.card.version,
+            "summary": judge.card.summary,
+        },
+        "stance-judges": lambda judge: {
+            "version": judge.card.version,
+            "validated": judge.validated or "no",
             "summary": judge.card.summary,
         },
         "backends": lambda factory: {
