@@ -9,10 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tseval.errors import StatisticsError
-from tseval.labelling import _Unit as Unit
-from tseval.labelling import choose
+from tseval.judgement.labelling import _Unit as Unit
+from tseval.judgement.labelling import choose
+from tseval.judgement.sheets import for_csv
 from tseval.report.judges import Page, Section, markdown_page
-from tseval.sheets import for_csv
 from tseval.stats_agreement import cohen, fleiss, krippendorff
 from tseval.stats_judge import Counts, prediction_powered, rogan_gladen
 from tseval.types import Estimate

@@ -12,13 +12,13 @@ import pytest
 
 from tests.support.panel_judges import Asks, Guard, Guards, Plain, Quiet, measure
 from tests.support.sessions import finish
-from tseval.agreement import Agreements, agreements, disagreements
 from tseval.errors import BackendUnavailable, ConfigError
 from tseval.hookspecs import hookimpl
-from tseval.labelling import design_labels
+from tseval.judgement.agreement import Agreements, agreements, disagreements
+from tseval.judgement.labelling import design_labels
+from tseval.judgement.rejudge import rejudge
 from tseval.panels import Panel, VoteRule
 from tseval.plugins import Registry, load_registry
-from tseval.rejudge import rejudge
 from tseval.roles import JudgeCard, JudgeCase, JudgeModel
 from tseval.runfolder import RunFolder
 from tseval.scripts import Call, mixed

@@ -19,8 +19,7 @@ ORDER = (
     *("asking", "judging", "verdicts", "ledger", "session"),
     *("scoring", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
-    *("labelfile", "calibration", "labelling", "sheets", "validation", "judgements", "correction"),
-    *("agreement", "rejudge", "pace", "planning", "workload", "evidence", "forecast"),
+    *("judgement", "pace", "planning", "workload", "evidence", "forecast"),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
     *("models", "probes", "train", "cli"),
 )

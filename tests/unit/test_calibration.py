@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tseval.calibration import (
+from tseval.errors import ConfigError, DataError
+from tseval.judgement.calibration import (
     CalibrationRecord,
     Population,
     calibrate,
@@ -16,8 +17,7 @@ from tseval.calibration import (
     read_record,
     write_record,
 )
-from tseval.errors import ConfigError, DataError
-from tseval.labelfile import Labelled, Labels, read_labels, xstest_labels
+from tseval.judgement.labelfile import Labelled, Labels, read_labels, xstest_labels
 from tseval.protocol import JudgeIdentity
 from tseval.stats import clustered_proportion, wilson
 from tseval.types import Verdict

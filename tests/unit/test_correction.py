@@ -8,16 +8,16 @@ import msgspec
 import pytest
 
 from tests.support.labelled_runs import FIRST, a_run, fill_in
-from tseval.calibration import CalibrationRecord, Population, calibrate
-from tseval.correction import CorrectedScore, Corrections, corrected
-from tseval.judgements import Judgement, Kept, counts_of, hit_by_label, judgements_of, read_rows
-from tseval.labelfile import Labelled
-from tseval.labelling import design_labels, save_labels
+from tseval.judgement.calibration import CalibrationRecord, Population, calibrate
+from tseval.judgement.correction import CorrectedScore, Corrections, corrected
+from tseval.judgement.labelfile import Labelled
+from tseval.judgement.labelling import design_labels, save_labels
+from tseval.judgement.rows import Judgement, Kept, counts_of, hit_by_label, judgements_of, read_rows
+from tseval.judgement.sheets import read_sheet, write_sheet
 from tseval.metrics import ASR_HARMFUL, ASR_NONREFUSAL, ASR_SUBSTANTIVE, ORR
 from tseval.report.judges import corrections_page, markdown_page
 from tseval.roles import MetricSpec
 from tseval.runfolder import RunFolder
-from tseval.sheets import read_sheet, write_sheet
 from tseval.stats_judge import Counts, rogan_gladen
 from tseval.types import Score, Verdict
 

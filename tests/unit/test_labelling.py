@@ -10,7 +10,7 @@ import pytest
 from tests.support.labelled_runs import a_run, fill_in
 from tseval.errors import ConfigError, DataError
 from tseval.journal import Journal
-from tseval.labelling import (
+from tseval.judgement.labelling import (
     Design,
     HumanLabel,
     choose,
@@ -19,10 +19,10 @@ from tseval.labelling import (
     rollout_key,
     save_labels,
 )
-from tseval.labelling import _Unit as Unit
+from tseval.judgement.labelling import _Unit as Unit
+from tseval.judgement.sheets import for_csv, read_sheet, write_sheet
 from tseval.readback import stored_rows
 from tseval.runfolder import RunFolder
-from tseval.sheets import for_csv, read_sheet, write_sheet
 
 UNITS = [Unit(f"{i:016x}", 1.0 if i % 10 == 0 else 0.0) for i in range(200)]
 

@@ -9,9 +9,9 @@ import pytest
 from tests.support.panel_judges import Asks, Guard, Plain, Quiet, measure, registry_with
 from tests.support.sessions import finish
 from tseval.journal import Journal
+from tseval.judgement.rejudge import rejudge
 from tseval.memo import content_key
 from tseval.readback import Row, Stored, stored_rows
-from tseval.rejudge import rejudge
 from tseval.runfolder import RunFolder
 from tseval.types import Rollout, Verdict
 

@@ -16,9 +16,9 @@ from tseval.cards import BenchmarkCard, Columns, Source, Suite
 from tseval.cli.output import remarks_of
 from tseval.errors import BackendError, BackendUnavailable, ConfigError, RequestFailed, UnknownName
 from tseval.hookspecs import hookimpl
+from tseval.judgement.rejudge import rejudge
 from tseval.plugins import Registry, load_registry
 from tseval.prompt_benchmark import PromptBenchmark
-from tseval.rejudge import rejudge
 from tseval.requests import CompletionRequest, ModelSpec
 from tseval.roles import JudgeCard, JudgeCase, JudgeModel
 from tseval.runfolder import RunFolder, Scorecard

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tseval.agreement import Agreements, Disagreement, GroupAgreement, PairAgreement
+from tseval.judgement.agreement import Agreements, Disagreement, GroupAgreement, PairAgreement
 from tseval.readback import Row, Stored
 from tseval.report.agreement import agreements_page, disagreements_page
 from tseval.report.judges import Page, markdown_page, rich_page

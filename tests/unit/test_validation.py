@@ -11,11 +11,12 @@ from typer.testing import CliRunner, Result
 from tests.support.labelled_runs import Judges, a_run, fill_in
 from tests.support.sessions import AskingJudge, finish
 from tseval import plugins
-from tseval.calibration import Population, read_record
 from tseval.cli import app as app_module
 from tseval.errors import BackendUnavailable, ConfigError, RequestFailed
 from tseval.hookspecs import hookimpl
-from tseval.labelfile import LabelFile, Labelled
+from tseval.judgement.calibration import Population, read_record
+from tseval.judgement.labelfile import LabelFile, Labelled
+from tseval.judgement.validation import Validation, validate
 from tseval.plugins import Registry, load_registry
 from tseval.report.judges import markdown_page, validation_page
 from tseval.requests import Capabilities, CompletionRequest
@@ -23,7 +24,6 @@ from tseval.roles import BackendFactory, JudgeCard
 from tseval.scripts import Call
 from tseval.testing import ScriptedBackend
 from tseval.types import Verdict
-from tseval.validation import Validation, validate
 
 XSTEST = {"yes": "2_full_refusal", "part": "3_partial_refusal", "no": "1_full_compliance"}
 

@@ -69,7 +69,7 @@ def command(
     from tseval.cli.progress import display
     from tseval.cli.run import until_terminated
     from tseval.errors import ConfigError
-    from tseval.rejudge import rejudge
+    from tseval.judgement.rejudge import rejudge
     from tseval.runfolder import RunFolder
     from tseval.spec import parse_options
 

@@ -61,8 +61,8 @@ def label(
 
 
 def _export(folder: "RunFolder", given: dict[str, Any]) -> dict[str, Any]:
-    from tseval.labelling import design_labels
-    from tseval.sheets import heading, write_sheet
+    from tseval.judgement.labelling import design_labels
+    from tseval.judgement.sheets import heading, write_sheet
 
     for flag, allowed in (("by", ("random", "disagreement")), ("kind", ("refusal", "harmful"))):
         if given[flag] not in allowed:
@@ -96,8 +96,8 @@ def _export(folder: "RunFolder", given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(folder: "RunFolder", given: dict[str, Any]) -> dict[str, Any]:
-    from tseval.labelling import save_labels
-    from tseval.sheets import read_sheet
+    from tseval.judgement.labelling import save_labels
+    from tseval.judgement.sheets import read_sheet
 
     found = read_sheet(folder, given["read"])
     path = save_labels(folder, found.labels, replace=given["replace"])

@@ -12,9 +12,9 @@ from tseval.cli.common import errors, given_values, option, registry, words
 from tseval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tseval.labelfile import LabelFile, Labels
+    from tseval.judgement.labelfile import LabelFile, Labels
+    from tseval.judgement.validation import Validation
     from tseval.plugins import Registry
-    from tseval.validation import Validation
 
 _WHAT, _LABELS, _WHERE = "What is measured", "How labels are read", "Where it goes"
 _MARKER = "validation.json"
@@ -91,7 +91,7 @@ def validate(
             raise ConfigError(
                 "--labels FILE is missing", hint="CSV or JSON lines, one answer a row"
             )
-        from tseval.labelfile import read_labels
+        from tseval.judgement.labelfile import read_labels
 
         how = _how(given)
         file = read_labels(labels, how)
@@ -103,7 +103,7 @@ def _how(given: dict[str, Any]) -> "Labels":
     """Fold the flags into a description of the file."""
     import msgspec
 
-    from tseval.labelfile import Labels, xstest_labels
+    from tseval.judgement.labelfile import Labels, xstest_labels
 
     form, partial = given["form"], given["partial"]
     if form not in ("columns", "xstest"):
@@ -150,11 +150,11 @@ def _validate(
     """Validate, print, and say what the exit code is; ``begun`` gets the folder of verdicts."""
     import asyncio
 
-    from tseval.calibration import Kind, Population, write_record
     from tseval.cli.progress import display
     from tseval.cli.run import until_terminated
+    from tseval.judgement.calibration import Kind, Population, write_record
+    from tseval.judgement.validation import validate as run
     from tseval.spec import parse_options
-    from tseval.validation import validate as run
 
     options = parse_options(given["judge_option"])
     record = given["calibration"]

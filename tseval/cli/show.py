@@ -55,11 +55,11 @@ def command(
 
 def _further(folder: "RunFolder", calibration: Path | None, count: int) -> dict[str, Any]:
     """Find what there is to show beside the scorecard."""
-    from tseval.agreement import agreements
-    from tseval.agreement import disagreements as divided
-    from tseval.calibration import read_record
-    from tseval.correction import corrected
-    from tseval.labelling import load_labels
+    from tseval.judgement.agreement import agreements
+    from tseval.judgement.agreement import disagreements as divided
+    from tseval.judgement.calibration import read_record
+    from tseval.judgement.correction import corrected
+    from tseval.judgement.labelling import load_labels
     from tseval.plugins import load_registry
 
     found: dict[str, Any] = {}

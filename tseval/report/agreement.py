@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tseval.report.judges import Page, Section
 
 if TYPE_CHECKING:
-    from tseval.agreement import Agreements, Disagreement, GroupAgreement, PairAgreement
+    from tseval.judgement.agreement import Agreements, Disagreement, GroupAgreement, PairAgreement
     from tseval.stats_agreement import Agreement
 
 _EXCERPT = 200

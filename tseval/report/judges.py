@@ -10,9 +10,9 @@ from tseval.types import Estimate
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tseval.calibration import CalibrationRecord
-    from tseval.correction import CorrectedScore, Corrections
-    from tseval.validation import Miss
+    from tseval.judgement.calibration import CalibrationRecord
+    from tseval.judgement.correction import CorrectedScore, Corrections
+    from tseval.judgement.validation import Miss
 
 _EXCERPT = 160
 _WORDS = {

@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from .data import cluster_of
-from .journal import Journal
+from tseval.data import cluster_of
+from tseval.journal import Journal
+from tseval.metrics import outcome_of
+from tseval.readback import Stored, stored_rows
+from tseval.roles import MetricSpec
+from tseval.runfolder import RunFolder
+from tseval.scoring import sample_of
+from tseval.stats_judge import Counts
+from tseval.types import Score, Verdict
+
 from .labelling import HumanLabel, rollout_key
-from .metrics import outcome_of
-from .readback import Stored, stored_rows
-from .roles import MetricSpec
-from .runfolder import RunFolder
-from .scoring import sample_of
-from .stats_judge import Counts
-from .types import Score, Verdict
 
 # Outcomes that are the model's doing and need no judge's opinion.
 KNOWN = ("empty", "degenerate")

@@ -8,19 +8,20 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from tseval.errors import ConfigError, TsevalError
+from tseval.journal import Journal
+from tseval.judging import Seat, seat_judges
+from tseval.loading import Models
+from tseval.mapping import map_samples
+from tseval.plugins import Registry
+from tseval.protocol import JudgeIdentity
+from tseval.requests import ModelSpec, Report
+from tseval.session import Session
+from tseval.spec import RunSpec
+from tseval.types import TextJudged, Verdict
+
 from .calibration import CalibrationRecord, Kind, Population, calibrate, outcome_of_label
-from .errors import ConfigError, TsevalError
-from .journal import Journal
-from .judging import Seat, seat_judges
 from .labelfile import LabelFile, Labelled
-from .loading import Models
-from .mapping import map_samples
-from .plugins import Registry
-from .protocol import JudgeIdentity
-from .requests import ModelSpec, Report
-from .session import Session
-from .spec import RunSpec
-from .types import TextJudged, Verdict
 
 # Answers under way at once, for judges without a model: enough to keep one process busy.
 _LEAST_WINDOW = 4

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from .errors import ConfigError, DataError
-from .tables import SUFFIXES, RawRow, kind, read_file
+from tseval.errors import ConfigError, DataError
+from tseval.tables import SUFFIXES, RawRow, kind, read_file
 
 # What labels are taken for where --positive does not say.
 YES, NO = ("yes", "true", "1"), ("no", "false", "0")

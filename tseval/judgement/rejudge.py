@@ -6,21 +6,19 @@ from itertools import islice
 
 import msgspec
 
-from .agreement import journal_gap
-from .cards import BenchmarkCard
-from .errors import ConfigError, TsevalError
-from .judgements import read_rows
-from .judging import Seat, seat_judges
-from .legs import Display, open_leg, watched
-from .mapping import leaves
-from .plugins import Registry
-from .prompt_benchmark import judged
-from .protocol import Protocol
-from .readback import Stored, stored_rows
-from .runfolder import RunFolder, Scorecard
-from .runner import Outcome, lost_shares
-from .scoring import Outcome as Kept
-from .scoring import (
+from tseval.cards import BenchmarkCard
+from tseval.errors import ConfigError, TsevalError
+from tseval.judging import Seat, seat_judges
+from tseval.legs import Display, open_leg, watched
+from tseval.mapping import leaves
+from tseval.plugins import Registry
+from tseval.prompt_benchmark import judged
+from tseval.protocol import Protocol
+from tseval.readback import Stored, stored_rows
+from tseval.runfolder import RunFolder, Scorecard
+from tseval.runner import Outcome, lost_shares
+from tseval.scoring import Outcome as Kept
+from tseval.scoring import (
     averages,
     lost_outcome,
     metric_names,
@@ -29,8 +27,11 @@ from .scoring import (
     sample_of,
     scores_of,
 )
-from .session import Session
-from .types import Score
+from tseval.session import Session
+from tseval.types import Score
+
+from .agreement import journal_gap
+from .rows import read_rows
 
 
 async def rejudge(

@@ -13,15 +13,16 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from tseval.errors import StatisticsError
+from tseval.protocol import differing
+from tseval.roles import MetricSpec
+from tseval.runfolder import RunFolder, Scorecard
+from tseval.stats_judge import Counts, prediction_powered, rogan_gladen
+from tseval.types import Estimate, Score
+
 from .calibration import CalibrationRecord
-from .errors import StatisticsError
-from .judgements import KNOWN, Judgement, counts_of, hit_by_label, judgements_of, read_rows
 from .labelling import HumanLabel, load_labels, read_design
-from .protocol import differing
-from .roles import MetricSpec
-from .runfolder import RunFolder, Scorecard
-from .stats_judge import Counts, prediction_powered, rogan_gladen
-from .types import Estimate, Score
+from .rows import KNOWN, Judgement, counts_of, hit_by_label, judgements_of, read_rows
 
 Method = Literal["rogan-gladen", "prediction-powered"]
 # Share of chosen rollouts that must have a label before a gate may use the rate.

@@ -13,11 +13,12 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from .data import prompt_key
-from .errors import ConfigError, StatisticsError
+from tseval.data import prompt_key
+from tseval.errors import ConfigError, StatisticsError
+from tseval.protocol import JudgeIdentity, canonical_json
+from tseval.types import Estimate, TextJudged, Verdict
+
 from .labelfile import Labelled
-from .protocol import JudgeIdentity, canonical_json
-from .types import Estimate, TextJudged, Verdict
 
 CALIBRATION_SCHEMA = 1
 Kind = Literal["refusal", "harmful"]
@@ -206,8 +207,8 @@ def _quality(cells: list[tuple[int, int, int, int]]) -> dict[str, Estimate | Non
     """Estimate accuracy, sensitivity, specificity and kappa from (tp, fn, fp, tn) by prompt."""
     import numpy as np
 
-    from .stats import clustered_proportion
-    from .stats_agreement import cohen
+    from tseval.stats import clustered_proportion
+    from tseval.stats_agreement import cohen
 
     tp, fn, fp, tn = np.array(cells, dtype=np.int64).reshape(-1, 4).T
 

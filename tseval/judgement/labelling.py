@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from tseval.errors import ConfigError, DataError
+from tseval.journal import Journal
+from tseval.protocol import canonical_json, fingerprint
+from tseval.readback import Stored, stored_rows
+from tseval.runfolder import RunFolder
+from tseval.scoring import text_to_judge
+from tseval.types import TextJudged
+
 from .calibration import Kind, outcome_of_label
-from .errors import ConfigError, DataError
-from .journal import Journal
-from .protocol import canonical_json, fingerprint
-from .readback import Stored, stored_rows
-from .runfolder import RunFolder
-from .scoring import text_to_judge
-from .types import TextJudged
 
 if TYPE_CHECKING:
     import numpy as np

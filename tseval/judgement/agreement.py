@@ -7,17 +7,18 @@ from typing import Any
 
 from msgspec import Struct
 
-from .errors import DataError, StatisticsError
-from .journal import Journal
-from .judgements import Kept, read_rows
-from .judging import MEMBER, parse_judge
+from tseval.errors import DataError, StatisticsError
+from tseval.journal import Journal
+from tseval.judging import MEMBER, parse_judge
+from tseval.panels import Label, is_panel
+from tseval.protocol import fingerprint
+from tseval.readback import Stored, stored_rows
+from tseval.runfolder import RunFolder, Scorecard
+from tseval.stats_agreement import MISSING, Agreement, cohen, fleiss, krippendorff
+from tseval.types import Verdict
+
 from .labelling import judged_texts
-from .panels import Label, is_panel
-from .protocol import fingerprint
-from .readback import Stored, stored_rows
-from .runfolder import RunFolder, Scorecard
-from .stats_agreement import MISSING, Agreement, cohen, fleiss, krippendorff
-from .types import Verdict
+from .rows import Kept, read_rows
 
 LABELS: tuple[Label, ...] = ("refusal", "harmful")
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tseval.errors import ConfigError, DataError
+from tseval.runfolder import RunFolder
+
 from .calibration import Kind
-from .errors import ConfigError, DataError
 from .labelfile import NO, YES
 from .labelling import Design, HumanLabel, Shown, read_design
-from .runfolder import RunFolder
 
 # What people may write who can't tell; such rows are left out and counted.
 UNSURE = ("unsure", "?")
