@@ -15,12 +15,8 @@ import pluggy
 from msgspec import Struct
 
 from . import hookspecs
-from .cards import Suite
 from .errors import PluginError, TsevalError, UnknownName
-from .formats import FormatFamily
-from .measurements import MeasureSpec
-from .panels import Panel
-from .roles import BackendFactory, JudgeCard, MetricSpec
+from .kinds import KINDS
 
 T = TypeVar("T")
 
@@ -37,8 +33,6 @@ ENGINE_PLUGINS = (
     "tseval.testing",
 )
 ENTRY_POINT_GROUP = "tseval"
-# Characters with a meaning in specifications such as 'judge@model' or 'panel(a,b)'.
-_RESERVED = frozenset(" ,;@()")
 
 
 class Origin(Struct, frozen=True, kw_only=True):
@@ -113,79 +107,13 @@ class Table(Mapping[str, T], Generic[T]):
         return row
 
 
-def _named(kind: str, *members: str) -> Callable[[Any], str]:
-    """Make a validator: the object has a non-empty name and the members of its role.
-
-    A member with a dot, such as 'card.labels', is looked for one level down.
-    """
-
-    def validate(value: Any) -> str:
-        if isinstance(value, type):
-            raise TypeError(f"a {kind} is an object, got the class {value.__name__}")
-        holder = getattr(value, "card", value)
-        name = getattr(holder, "name", None)
-        if not isinstance(name, str) or not name or set(name) & _RESERVED:
-            raise TypeError(f"a {kind} needs a name without spaces and ',;@()', got {name!r}")
-        missing = [member for member in members if _lacks(value, member)]
-        if missing:
-            raise TypeError(f"{kind} {name!r} lacks {', '.join(missing)}")
-        return name
-
-    return validate
-
-
-def _lacks(value: Any, member: str) -> bool:
-    first, _, rest = member.partition(".")
-    return not hasattr(value, first) or bool(rest and _lacks(getattr(value, first), rest))
-
-
-def _instance(kind: str, *wanted: type) -> Callable[[Any], str]:
-    """Make a validator: the object is one of our records, and has a non-empty name."""
-    named = _named(kind)
-    expected = " or a ".join(each.__name__ for each in wanted)
-
-    def validate(value: Any) -> str:
-        if not isinstance(value, wanted):
-            raise TypeError(f"a {kind} is a {expected}, got {type(value).__name__}")
-        return named(value)
-
-    return validate
-
-
-def _board_name(value: Any) -> str:
-    return str(getattr(value, "name", value))
-
-
-def _judge_or_panel(value: Any) -> str:
-    if isinstance(value, Panel):
-        return _named("judge")(value)
-    return _named("judge", *_JUDGE_MEMBERS)(value)
-
-
-_CARD_MEMBERS = tuple(f"card.{name}" for name in JudgeCard.__struct_fields__)
-_JUDGE_MEMBERS = ("judge", *_CARD_MEMBERS)
-_KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "suites": ("suite", _instance("suite", Suite)),
-    "benchmarks": ("benchmark", _named("benchmark", "card.summary", "run")),
-    "judges": ("judge", _judge_or_panel),
-    "stance_judges": ("stance-judge", _named("stance-judge", "label", "validated", *_CARD_MEMBERS)),
-    "backends": ("backend", _instance("backend", BackendFactory)),
-    "trainers": ("trainer", _named("trainer", "train")),
-    "interventions": ("intervention", _named("intervention", "complete", "identity")),
-    "formats": ("format", _instance("format", FormatFamily)),
-    "metrics": ("metric", _instance("metric", MetricSpec, MeasureSpec)),
-    "leaderboards": ("leaderboard", _board_name),
-    "exporters": ("exporter", _named("exporter", "export")),
-}
-
-
 class Registry:
     """Everything that is registered, one table a kind, and the plugin manager behind it.
 
     Attributes:
         benchmarks, suites, judges, stance_judges, backends, trainers, interventions, formats,
-        metrics, leaderboards, exporters: Tables by name. Each is filled when it is first read, so that
-            ``--help`` and a run that trains nothing load no trainer.
+        metrics, leaderboards, exporters: Tables by name. Each is filled when it is first read, so
+            that ``--help`` and a run that trains nothing load no trainer.
         manager: The pluggy manager; ``manager.hook`` calls the life-cycle hooks.
     """
 
@@ -195,7 +123,7 @@ class Registry:
         self._tables: dict[str, Table[Any]] = {}
 
     def __getattr__(self, kind: str) -> Table[Any]:
-        if kind not in _KINDS:
+        if kind not in KINDS:
             raise AttributeError(kind)
         if kind not in self._tables:
             self._tables[kind] = self._collect(kind)
@@ -210,7 +138,7 @@ class Registry:
         return [origin for origin in self.plugins() if origin.distribution != "tseval"]
 
     def _collect(self, kind: str) -> Table[Any]:
-        singular, validate = _KINDS[kind]
+        singular, validate = KINDS[kind]
         table: Table[Any] = Table(singular, self._find if kind == "benchmarks" else None)
         hook = getattr(self.manager.hook, f"register_{kind}")
         # Later registrations come first in pluggy; reversed, built-ins precede third parties.
@@ -239,7 +167,7 @@ class Registry:
 
     def _find(self, name: str) -> Registered[Any] | None:
         """Ask the plugins for a benchmark that is made by name."""
-        _, validate = _KINDS["benchmarks"]
+        _, validate = KINDS["benchmarks"]
         # As pluggy's firstresult, but knowing whose the object is.
         for implementation in reversed(self.manager.hook.find_benchmark.get_hookimpls()):
             origin = self._origins[implementation.plugin_name]

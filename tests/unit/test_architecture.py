@@ -15,7 +15,7 @@ ORDER = (
     *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
-    *("plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
+    *("kinds", "plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
     *("asking", "judging", "verdicts", "ledger", "session"),
     *("scoring", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
