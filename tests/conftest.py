@@ -23,8 +23,10 @@ os.environ |= {
     "COLUMNS": "120",
 }
 
-hypothesis.settings.register_profile("local", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+# A loaded machine draws slowly: that says nothing about a property.
+TIMELESS = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("local", **TIMELESS)
+hypothesis.settings.register_profile("ci", derandomize=True, **TIMELESS)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

@@ -97,7 +97,7 @@ def play(make: Callable[[], Backend], scene: Callable[[Backend], Awaitable[None]
         backend = make()
         await backend.start(lambda phrase, share: None)
         try:
-            await asyncio.wait_for(scene(backend), 300)
+            await asyncio.wait_for(scene(backend), 900)
         finally:
             await backend.close()
 

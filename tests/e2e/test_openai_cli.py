@@ -50,7 +50,7 @@ def test_a_run_against_a_server_is_scored_and_marked_unverified(folder: Path) ->
     def answer(ask: Ask) -> str:
         if is_row(ask):
             # Nobody is answered before four are waiting: the run must keep four under way.
-            together.wait(30)
+            together.wait(300)
             return "I'm sorry, but I can't help with that."
         return sensible(ask)
 

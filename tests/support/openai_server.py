@@ -309,7 +309,7 @@ class OpenAIServer:
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             if how.hold is not None:
-                how.hold.wait(10)
+                how.hold.wait(120)
             fault = how.faults(number)
             if fault is not None and fault.kind == "slow":
                 self.closing.wait(fault.seconds)

@@ -33,8 +33,8 @@ def registry() -> Registry:
     return load_registry()
 
 
-def finish(work: Awaitable[T], seconds: float = 20) -> T:
-    """Run to the end; a deadlock fails the test instead of hanging it."""
+def finish(work: Awaitable[T], seconds: float = 300) -> T:
+    """Run to the end; a deadlock fails the test instead of hanging it, however slow the machine."""
 
     async def watched() -> T:
         async with asyncio.timeout(seconds):

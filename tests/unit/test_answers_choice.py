@@ -86,7 +86,8 @@ def test_a_reference_that_is_no_choice_is_an_error(reference: str, message: str)
     ],
     ids=lambda text: text[:12].encode("ascii", "replace").decode(),
 )
-def test_a_hostile_text_is_read_within_seconds(text: str):
-    begin = time.perf_counter()
+def test_a_hostile_text_is_read_within_a_minute(text: str):
+    begin = time.process_time()
     assert check("C", text)["correct"] is False
-    assert time.perf_counter() - begin < 10
+    # Backtracking would take minutes or more; the machine may be slow.
+    assert time.process_time() - begin < 60

@@ -109,7 +109,7 @@ def checked(tmp_path_factory):
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=600,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             cwd=Path(__file__).parent,
         )

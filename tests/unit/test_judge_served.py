@@ -41,7 +41,7 @@ def verdicts(
         finally:
             await backend.close()
 
-    return finish(work(), 60)
+    return finish(work())
 
 
 def check(name: str, found: list[Verdict]) -> None:
@@ -145,7 +145,7 @@ def test_a_failing_server_is_an_error_and_is_tried_again(tmp_path: Path) -> None
                 await backend.close()
             return found
 
-        failed, again = finish(work(), 60)
+        failed, again = finish(work())
     assert (failed.reason, failed.refusal) == ("error", None)
     assert (again.reason, again.refusal) == ("ok", True)
     assert guard.asked == [REFUSING]

@@ -291,8 +291,12 @@ def test_time_grows_no_faster_than_the_answer(unit):
             taken.append(time.process_time() - begin)
         return min(taken)
 
+    def grows_in_step(chars: int) -> bool:
+        # A quadratic step would make four times the text sixteen times as slow each time; a busy
+        # machine does so now and then.
+        return any(seconds(4 * chars) <= 8 * seconds(chars) + 0.01 for _ in range(5))
+
     inside = HEAD_CHARS + TAIL_CHARS
-    # A quadratic step would make four times the text sixteen times as slow: inside the window
-    # that is read, and beyond it, where only the scan for a first letter is left.
-    assert seconds(inside) <= 8 * seconds(inside // 4) + 0.01
-    assert seconds(64 * inside) <= 8 * seconds(16 * inside) + 0.01
+    # Inside the window that is read, and beyond it, where only the scan for a first letter is left.
+    assert grows_in_step(inside // 4)
+    assert grows_in_step(16 * inside)

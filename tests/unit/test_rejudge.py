@@ -142,7 +142,7 @@ class World:
         out = self.tmp_path / name
         work = run(spec, self.registry, Quiet(), out=out, backend=self.target)
         try:
-            outcome = finish(work, 60)
+            outcome = finish(work)
         finally:
             shutil.rmtree(self.tmp_path / "data")
         assert not outcome.scorecard.failed
@@ -154,7 +154,7 @@ class World:
         folder = RunFolder.load(self.tmp_path / name)
         given = {key.replace("__", ":"): value for key, value in options.items()}
         work = rejudge(folder, judges, registry or self.registry, Quiet(), options=given)
-        return finish(work, 60)
+        return finish(work)
 
     def bytes(self, name: str) -> bytes:
         return (self.tmp_path / name / "scores.json").read_bytes()
@@ -562,7 +562,7 @@ def test_scores_of_an_earlier_leg_are_kept_where_a_benchmark_fails_later(tmp_pat
     spec = world.spec(judges=("refusal-rules",))
     (tmp_path / "data" / "toy_other.jsonl").unlink()
     work = run(spec, world.registry, Quiet(), out=tmp_path / "run", backend=world.target)
-    outcome = finish(work, 60)
+    outcome = finish(work)
     assert outcome.exit_code == 1
     new = world.card("run")
     assert list(new.failed) == ["toy_other"]
@@ -623,7 +623,7 @@ def test_a_benchmark_in_code_keeps_its_scores_through_judging_and_through_a_fail
     coded.fails = True
     spec = world.spec(judges=("refusal-rules",), **how)
     work = run(spec, world.registry, Quiet(), out=tmp_path / "run", backend=world.target)
-    assert finish(work, 60).exit_code == 1
+    assert finish(work).exit_code == 1
     again = world.card("run")
     assert again.failed == {"coded": "RuntimeError: no such table"}
     assert [s for s in again.scores if s.benchmark == "coded"] == [

@@ -406,7 +406,7 @@ def test_cancelling_a_run_leaves_it_interrupted_and_resumable(
     out = tmp_path / "run"
 
     async def interrupted() -> None:
-        backend = ScriptedBackend(thinking, delay=0.01, max_outstanding=4)
+        backend = ScriptedBackend(thinking, delay=0.1, max_outstanding=4)
         task = asyncio.create_task(run(spec(), plain, Shown(), out=out, backend=backend))
         while backend.calls < 8:
             await asyncio.sleep(0.001)

@@ -118,7 +118,7 @@ def run(
     )
     row = Row([1], request, text, frozenset({END}), room)
     requests = Requests(engine, text, frozenset({END}), None, seeds=seeds)
-    asyncio.run(asyncio.wait_for(requests.complete(row, limits, thinks=request.format.thinks), 10))
+    asyncio.run(asyncio.wait_for(requests.complete(row, limits, thinks=request.format.thinks), 120))
     return row, requests
 
 
@@ -301,5 +301,5 @@ def test_requests_that_wait_are_told_again_until_none_is_left() -> None:
         with pytest.raises(RequestFailed, match="unloaded before it answered"):
             await task
 
-    asyncio.run(asyncio.wait_for(scene(), 10))
+    asyncio.run(asyncio.wait_for(scene(), 120))
     assert engine.aborted == ["tseval-0"] * 3

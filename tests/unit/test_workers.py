@@ -55,6 +55,8 @@ def alarmed():
     time.sleep(30)
 """
 F = "worker_functions"
+# Of calls that end by themselves: generous, for machines that are busy.
+LIMIT = 120
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +75,7 @@ def is_alive(pid: int) -> bool:
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = LIMIT) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -82,7 +84,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return condition()
 
 
-def use(work: Callable[[Workers], Any], count: int = 1, seconds: float = 60) -> Any:
+def use(work: Callable[[Workers], Any], count: int = 1) -> Any:
     async def main() -> Any:
         workers = Workers(count)
         try:
@@ -90,10 +92,10 @@ def use(work: Callable[[Workers], Any], count: int = 1, seconds: float = 60) -> 
         finally:
             await workers.close()
 
-    return finish(main(), seconds)
+    return finish(main())
 
 
-def call(name: str, *arguments: Any, seconds: float = 30) -> Any:
+def call(name: str, *arguments: Any, seconds: float = LIMIT) -> Any:
     return use(lambda workers: workers.call(f"{F}:{name}", arguments, seconds=seconds))
 
 
@@ -130,24 +132,24 @@ def test_what_goes_wrong_harms_one_call_only(name: str, said: str) -> None:
     async def work(workers: Workers) -> None:
         for _ in range(2):
             with pytest.raises(RequestFailed, match=said):
-                await workers.call(f"{F}:{name}", (), seconds=30)
-            assert await workers.call(f"{F}:add", (1, 1), seconds=30) == 2
+                await workers.call(f"{F}:{name}", (), seconds=LIMIT)
+            assert await workers.call(f"{F}:add", (1, 1), seconds=LIMIT) == 2
 
     use(work)
 
 
 def test_an_unknown_module_is_a_failed_call() -> None:
     with pytest.raises(RequestFailed, match="ModuleNotFoundError"):
-        use(lambda workers: workers.call("no_such_module:check", (), seconds=5))
+        use(lambda workers: workers.call("no_such_module:check", (), seconds=LIMIT))
 
 
 def test_an_exception_keeps_the_process_and_a_crash_replaces_it() -> None:
     async def work(workers: Workers) -> list[int]:
-        found = [await workers.call(f"{F}:process", (), seconds=30)]
+        found = [await workers.call(f"{F}:process", (), seconds=LIMIT)]
         for name in ("fail", "crash"):
             with pytest.raises(RequestFailed):
-                await workers.call(f"{F}:{name}", (), seconds=30)
-            found.append(await workers.call(f"{F}:process", (), seconds=30))
+                await workers.call(f"{F}:{name}", (), seconds=LIMIT)
+            found.append(await workers.call(f"{F}:process", (), seconds=LIMIT))
         return found
 
     first, second, third = use(work)
@@ -157,33 +159,33 @@ def test_an_exception_keeps_the_process_and_a_crash_replaces_it() -> None:
 @pytest.mark.parametrize("name", ["hang", "holds_the_interpreter"])
 def test_a_time_limit_ends_the_one_call_and_its_process(name: str) -> None:
     async def work(workers: Workers) -> None:
-        pid = await workers.call(f"{F}:process", (), seconds=30)
+        pid = await workers.call(f"{F}:process", (), seconds=LIMIT)
         started = time.monotonic()
         slow = asyncio.create_task(workers.call(f"{F}:{name}", (), seconds=0.5))
         await asyncio.sleep(0.1)
-        assert await workers.call(f"{F}:add", (1, 2), seconds=30) == 3
+        assert await workers.call(f"{F}:add", (1, 2), seconds=LIMIT) == 3
         with pytest.raises(RequestFailed, match="ran longer than") as caught:
             await slow
         assert caught.value.kind == "timeout"
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < LIMIT
         assert not is_alive(pid)
-        assert await workers.call(f"{F}:add", (1, 2), seconds=30) == 3
+        assert await workers.call(f"{F}:add", (1, 2), seconds=LIMIT) == 3
 
     use(work, 2)
 
 
 def test_what_a_function_prints_or_reads_is_no_part_of_the_protocol() -> None:
     async def work(workers: Workers) -> None:
-        assert await workers.call(f"{F}:noisy", (), seconds=30) == "said"
-        assert await workers.call(f"{F}:asks", (), seconds=30) == ["", ""]
-        assert await workers.call(f"{F}:add", (1, 2), seconds=30) == 3
+        assert await workers.call(f"{F}:noisy", (), seconds=LIMIT) == "said"
+        assert await workers.call(f"{F}:asks", (), seconds=LIMIT) == ["", ""]
+        assert await workers.call(f"{F}:add", (1, 2), seconds=LIMIT) == 3
 
     use(work)
 
 
 def test_a_function_may_use_signals() -> None:
     with pytest.raises(RequestFailed, match="TimeoutError: rang"):
-        call("alarmed", seconds=20)
+        call("alarmed")
 
 
 def test_the_working_folder_is_not_on_the_path(
@@ -201,14 +203,14 @@ def test_the_working_folder_is_not_on_the_path(
 
 def test_a_cancelled_call_leaves_no_process_and_no_answer_for_the_next(tmp_path: Path) -> None:
     async def work(workers: Workers) -> None:
-        pid = await workers.call(f"{F}:process", (), seconds=30)
-        task = asyncio.create_task(workers.call(f"{F}:sleep", (0.5,), seconds=30))
+        pid = await workers.call(f"{F}:process", (), seconds=LIMIT)
+        task = asyncio.create_task(workers.call(f"{F}:sleep", (20,), seconds=LIMIT))
         await asyncio.sleep(0.2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not is_alive(pid)
-        assert await workers.call(f"{F}:echo", ("mine",), seconds=30) == "mine"
+        assert await workers.call(f"{F}:echo", ("mine",), seconds=LIMIT) == "mine"
 
     use(work)
 
@@ -219,7 +221,7 @@ def test_what_a_function_started_ends_with_it(tmp_path: Path, how: str) -> None:
 
     async def main() -> None:
         workers = Workers(1)
-        limit = 1.5 if how == "overrun" else 60
+        limit = 4 if how == "overrun" else LIMIT
         work = workers.call(f"{F}:starts_another", (str(file),), seconds=limit)
         task = asyncio.create_task(work)
         while not (file.exists() and file.read_text()):
@@ -232,7 +234,7 @@ def test_what_a_function_started_ends_with_it(tmp_path: Path, how: str) -> None:
             await task
         await workers.close()
 
-    finish(main(), 60)
+    finish(main())
     assert wait_until(lambda: not is_alive(int(file.read_text())))
 
 
@@ -240,7 +242,7 @@ def test_closing_ends_idle_and_busy_workers() -> None:
     async def main() -> list[int]:
         workers = Workers(3)
         pids = await asyncio.gather(
-            *(workers.call(f"{F}:sleep", (0.3,), seconds=30) for _ in range(3))
+            *(workers.call(f"{F}:sleep", (0.3,), seconds=LIMIT) for _ in range(3))
         )
         busy = asyncio.create_task(workers.call(f"{F}:hang", (), seconds=60))
         await asyncio.sleep(0.3)
@@ -249,7 +251,7 @@ def test_closing_ends_idle_and_busy_workers() -> None:
             await busy
         return pids
 
-    pids = finish(main(), 60)
+    pids = finish(main())
     assert len(set(pids)) == 3
     assert not any(map(is_alive, pids))
 
@@ -259,17 +261,17 @@ def test_two_hundred_calls_at_once_get_each_its_own_answer() -> None:
         async def one(number: int) -> Any:
             if number % 50 == 7:
                 with pytest.raises(RequestFailed):
-                    await workers.call(f"{F}:crash", (), seconds=30)
+                    await workers.call(f"{F}:crash", (), seconds=LIMIT)
                 return number
-            return await workers.call(f"{F}:add", (number, 0), seconds=30)
+            return await workers.call(f"{F}:add", (number, 0), seconds=LIMIT)
 
         answers = await asyncio.gather(*map(one, range(200)))
         pids = await asyncio.gather(
-            *(workers.call(f"{F}:process", (), seconds=30) for _ in range(20))
+            *(workers.call(f"{F}:process", (), seconds=LIMIT) for _ in range(20))
         )
         return answers, set(pids)
 
-    answers, pids = use(work, 3, 120)
+    answers, pids = use(work, 3)
     assert answers == list(range(200))
     assert len(pids) <= 3
 
@@ -280,9 +282,9 @@ from tseval.workers import Workers
 
 async def main():
     workers = Workers(2)
-    idle = await workers.call("worker_functions:process", (), seconds=30)
-    other = asyncio.create_task(workers.call("worker_functions:sleep", (0.3,), seconds=30))
-    busy = await workers.call("worker_functions:process", (), seconds=30)
+    idle = await workers.call("worker_functions:process", (), seconds=120)
+    other = asyncio.create_task(workers.call("worker_functions:sleep", (0.3,), seconds=120))
+    busy = await workers.call("worker_functions:process", (), seconds=120)
     idle = await other
     task = asyncio.create_task(workers.call(sys.argv[1], (), seconds=2))
     await asyncio.sleep(0.5)
@@ -305,5 +307,5 @@ def test_a_killed_parent_leaves_no_orphan(name: str) -> None:
     parent.stdout.close()
     assert len(pids) == 2
     # The idle one at once; the busy one when its call has overrun, though nobody is left to see.
-    assert wait_until(lambda: sum(map(is_alive, pids)) <= 1, 5)
-    assert wait_until(lambda: not any(map(is_alive, pids)), 30)
+    assert wait_until(lambda: sum(map(is_alive, pids)) <= 1)
+    assert wait_until(lambda: not any(map(is_alive, pids)))

@@ -44,7 +44,7 @@ class Started:
         self.subject = self.run(self.backend.start(report))
 
     def run(self, work: Awaitable[T]) -> T:
-        return self.loop.run_until_complete(asyncio.wait_for(work, 200))
+        return self.loop.run_until_complete(asyncio.wait_for(work, 600))
 
     def texts(self, *requests: CompletionRequest) -> list[str]:
         async def gather() -> list[str]:

@@ -162,7 +162,7 @@ def test_cancelled_requests_are_freed_in_the_engine(exact: Started) -> None:
         assert "Paris" in (await backend.complete(ask(FRANCE))).text
         return time.monotonic() - started
 
-    assert exact.run(scene()) < 20
+    assert exact.run(scene()) < 120
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_a_killed_engine_ends_the_run_and_another_can_be_started(chunked: Starte
             assert not long.done()
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(BackendUnavailable, match="engine died"):
-            await asyncio.wait_for(long, 60)
+            await asyncio.wait_for(long, 300)
         with pytest.raises(BackendUnavailable, match="engine died"):
             await backend.complete(ask(FRANCE))
 
@@ -236,7 +236,7 @@ def test_a_killed_engine_ends_the_run_and_another_can_be_started(chunked: Starte
             await long
         return time.monotonic() - began
 
-    assert started.run(closing()) < 30
+    assert started.run(closing()) < 120
     with pytest.raises(BackendUnavailable, match="is not loaded"):
         started.run(backend.complete(ask(FRANCE)))
 

@@ -16,7 +16,7 @@ def tseval(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     # The installed command: engines are spawned, and import the main module again.
     command = [Path(sys.executable).with_name("tseval"), *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
     )
 
 

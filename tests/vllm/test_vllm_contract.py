@@ -40,6 +40,6 @@ def play(monkeypatch: pytest.MonkeyPatch, exact: "Started") -> None:
     """Play every scene on the one engine."""
 
     def played(make: Callable[[], Backend], scene: Callable[[Backend], Awaitable[None]]) -> None:
-        exact.loop.run_until_complete(asyncio.wait_for(scene(exact.backend), 300))
+        exact.loop.run_until_complete(asyncio.wait_for(scene(exact.backend), 900))
 
     monkeypatch.setattr(contract, "play", played)
