@@ -26,7 +26,7 @@ def tseval(folder: Path, *judges: str, more: tuple[str, ...] = ()) -> Any:
         text=True,
         env={**os.environ, "OPENAI_API_KEY": "sk-test"},
         check=False,
-        timeout=240,
+        timeout=600,
     )
     path = folder / "scores.json"
     scores = json.loads(path.read_text())["scores"] if path.exists() else []
@@ -41,7 +41,14 @@ def rates(scores: list[dict[str, Any]], judge: str) -> dict[tuple[str, str], flo
     }
 
 
-@pytest.mark.parametrize("name", ["wildguard", "qwen3guard-gen-8b", "granite-guardian-3.3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wildguard",
+        pytest.param("qwen3guard-gen-8b", marks=pytest.mark.slow),
+        pytest.param("granite-guardian-3.3", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_is_scored_by_a_served_guard_as_by_the_rules(name: str, tmp_path: Path) -> None:
     with guarding(name) as (server, guard):
         served = f"{name}@openai/served:{server.url}"
@@ -58,6 +65,7 @@ def test_a_run_is_scored_by_a_served_guard_as_by_the_rules(name: str, tmp_path: 
             assert value == pytest.approx(rules[(benchmark, "asr_nonrefusal")])
 
 
+@pytest.mark.slow
 def test_a_guard_by_its_probabilities_and_by_its_words_says_the_same(tmp_path: Path) -> None:
     found = {}
     for way, choices in (("words", False), ("chances", True)):

