@@ -47,10 +47,12 @@ if TYPE_CHECKING:
         JudgeModel,
         MetricSpec,
         Question,
+        StanceJudge,
     )
     from .rollouts import Continuation
     from .session import Session
     from .spec import RunSpec
+    from .stances import StanceCase, Stances
     from .types import (
         BenchmarkSize,
         ChoiceScores,
@@ -106,10 +108,12 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "JudgeModel",
         "MetricSpec",
         "Question",
+        "StanceJudge",
     ),
     "rollouts": ("Continuation",),
     "session": ("Session",),
     "spec": ("RunSpec",),
+    "stances": ("StanceCase", "Stances"),
     "types": (
         "BenchmarkSize",
         "ChoiceScores",
@@ -174,6 +178,9 @@ __all__ = [
     "Sampling",
     "Score",
     "Session",
+    "StanceCase",
+    "StanceJudge",
+    "Stances",
     "StatisticsError",
     "Subject",
     "Suite",
