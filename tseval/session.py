@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from .asking import row_seed
-from .errors import ConfigError, TsevalError
+from .errors import TsevalError
+from .hidden import hidden_states_of
 from .journal import Journal, Kind
 from .judging import Seat
 from .ledger import Ledger
@@ -224,8 +225,10 @@ class Session(Ledger):
 
         Args:
             messages: The conversation before templating; a string is one user turn.
-            positions, layers, spans: As for ``tseval.requests.HiddenStatesRequest``.
+            positions: Token positions, as in ``tseval.requests.HiddenStatesRequest``.
+            layers: Layers, likewise.
             prefix: Pieces that follow the rendered prompt.
+            spans: Token spans, likewise.
             model: Role of the model.
 
         Returns:
@@ -236,10 +239,6 @@ class Session(Ledger):
             RequestFailed, BackendUnavailable: As for :meth:`generate`.
         """
         made = self._models[model]
-        made.require("hidden_states")
-        arrays = self._arrays
-        if arrays is None:
-            raise ConfigError("this session was made without a place for arrays")
         request = HiddenStatesRequest(
             messages=made.conversation(_turns(messages)),
             prefix=prefix,
@@ -247,16 +246,7 @@ class Session(Ledger):
             layers=layers,
             spans=spans,
         )
-        key = content_key(["hidden", made.identity, msgspec.to_builtins(request)])
-
-        async def keep(values: "np.ndarray") -> dict[str, str]:
-            # Written before the record that points to it: a pointer is never dangling.
-            return {"array": await arrays.write(key, values)}
-
-        pointer = await self._memo.call(
-            "hidden", key, dict[str, str], made, lambda: made.backend.hidden_states(request), keep
-        )
-        return arrays.read(pointer["array"])
+        return await hidden_states_of(self._memo, self._arrays, made, request)
 
     async def judge(
         self,

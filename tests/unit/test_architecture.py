@@ -16,7 +16,7 @@ ORDER = (
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
     *("kinds", "plugins", "journal", "readback", "arrays", "scheduler", "mapping", "memo"),
-    *("asking", "judging", "verdicts", "ledger", "session"),
+    *("hidden", "asking", "judging", "verdicts", "ledger", "session"),
     *("scoring", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "forecast"),
