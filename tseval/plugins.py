@@ -30,6 +30,7 @@ ENGINE_PLUGINS = (
     "tseval.models.hf",
     "tseval.models.openai",
     "tseval.models.vllm",
+    "tseval.report.figures",
     "tseval.testing",
 )
 ENTRY_POINT_GROUP = "tseval"

@@ -1,0 +1,123 @@
+"""Plots for papers: PNG and SVG files, drawn by matplotlib, the same bytes every time."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tseval.errors import CapabilityMissing, ConfigError
+from tseval.hookspecs import Register, hookimpl
+from tseval.report.plots import Plot, Series, plots_of, segments
+from tseval.report.text import neutral
+from tseval.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Inches: one column of most journals, two of none.
+_WIDTH, _HEIGHT, _DPI = 5.2, 3.6, 200
+# Identifiers inside an SVG hang on the salt, the date would be today's; '$' is no formula here.
+_SETTINGS = {
+    "svg.hashsalt": "tseval",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": False,
+}
+
+
+class FigureExporter:
+    """Writes each plot of a run's measurements as PNG and as SVG."""
+
+    name = "figures"
+    summary = "each plot of the probes as PNG and SVG, for papers (extra: figures)"
+
+    def export(self, run: Path, out: Path) -> list[Path]:
+        """Draw the plots into a folder; see ``tseval.roles.Exporter``.
+
+        Raises:
+            ConfigError: The run has no curve.
+            CapabilityMissing: matplotlib is not installed.
+        """
+        plots = [plot for found in RunFolder.load(run).measurements() for plot in plots_of(found)]
+        if not plots:
+            raise ConfigError(
+                f"{run} holds no curve that could be drawn",
+                hint="tseval run --suite deliberation makes some",
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        return [file for plot in plots for file in draw(plot, out)]
+
+
+@hookimpl
+def register_exporters(register: Register) -> None:
+    """Register the exporter 'figures'."""
+    register(FigureExporter())
+
+
+def draw(plot: Plot, out: Path) -> list[Path]:
+    """Draw one plot; equal plots give equal bytes under one version of matplotlib.
+
+    Args:
+        plot: What to draw.
+        out: An existing folder.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+
+    Raises:
+        CapabilityMissing: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise CapabilityMissing(
+            "figures are drawn by matplotlib, which is not installed",
+            hint="pip install 'tseval[figures]'; report.html has the same plots without it",
+        ) from error
+    files = [out / f"{plot.name}.png", out / f"{plot.name}.svg"]
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        # A canvas of its own: pyplot would look for a display, and keep the figure.
+        FigureCanvasAgg(figure)
+        _draw_on(figure.add_subplot(), plot)
+        figure.savefig(files[0], dpi=_DPI, metadata={"Software": None})
+        figure.savefig(files[1], metadata={"Date": None, "Creator": None})
+    return files
+
+
+def _draw_on(axes: "Axes", plot: Plot) -> None:
+    for series in plot.series:
+        _areas(axes, series, series.null_low, series.null_high, color="0.5", alpha=0.22)
+    for series in plot.series:
+        _areas(axes, series, series.low, series.high, color=series.colour, alpha=0.18)
+        axes.plot(
+            series.x,
+            [float("nan") if y is None else y for y in series.y],
+            color=series.colour,
+            linestyle=":" if series.dotted else "-",
+            marker="o",
+            markersize=2.5 if len(series.x) > 30 else 4,
+            markerfacecolor="none" if series.dotted else series.colour,
+            linewidth=1.4,
+            label=neutral(series.label),
+        )
+    axes.set_title(neutral(plot.title), fontsize=10, loc="left")
+    axes.set_xlabel(neutral(plot.x_title))
+    axes.set_ylabel(neutral(plot.y_title))
+    if plot.ticks:
+        axes.set_xticks(range(len(plot.ticks)), [neutral(tick) for tick in plot.ticks])
+        axes.margins(x=0.15)
+    if len(plot.series) > 1:
+        # Not by ``axes.legend()``, which leaves out labels that begin with an underscore.
+        labels = [neutral(series.label) for series in plot.series]
+        axes.legend(axes.get_lines(), labels, frameon=False, fontsize=8)
+
+
+def _areas(axes: "Axes", series: Series, low: Any, high: Any, **style: Any) -> None:
+    if low and high:
+        for x, below, above in segments(series.x, low, high):
+            axes.fill_between(x, below, above, linewidth=0, **style)
