@@ -16,9 +16,7 @@ the call that the record answers: finding it is what makes resuming, re-judging 
 
 import contextlib
 import os
-import struct
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,15 +26,11 @@ import msgspec
 from msgspec import Struct
 
 from .errors import JournalError
+from .journal_index import KEY_BYTES, pack_entry, read_index, write_index
 
 SCHEMA = 1
 SEGMENT_BYTES = 256 * 2**20
 SYNC_SECONDS = 1.0
-_KEY_BYTES = 16
-_INDEX_ENTRY = struct.Struct("<16sBQ")
-# Of an index: what it is, schema of its segment, size of its segment, checksum of its entries.
-_INDEX_HEAD = struct.Struct("<8sHQI")
-_INDEX_MAGIC = b"tsevalix"
 _SEGMENT_SHIFT = 40  # place = segment << 40 | byte offset
 
 # Index files name a kind by its place here: add at the end.
@@ -356,7 +350,7 @@ class Journal:
                 f"{path} has schema {version}, this tseval reads up to {SCHEMA}",
                 hint="upgrade tseval, or start another run with --fresh",
             )
-        if len(key) != _KEY_BYTES:
+        if len(key) != KEY_BYTES:
             self.repaired["unreadable"] += 1
             return
         self._note(record.kind, key, place)
@@ -370,27 +364,18 @@ class Journal:
                 with contextlib.suppress(msgspec.DecodeError, ValueError):
                     record = _decoder.decode(line)
                     key = bytes.fromhex(record.key)
-                    if len(key) == _KEY_BYTES:
-                        entries += _INDEX_ENTRY.pack(key, _KINDS.index(record.kind), offset)
+                    if len(key) == KEY_BYTES:
+                        entries += pack_entry(key, _KINDS.index(record.kind), offset)
                 offset += len(line)
-        head = _INDEX_HEAD.pack(_INDEX_MAGIC, SCHEMA, offset, zlib.crc32(entries))
-        temporary = self._path(segment, ".idx.tmp")
-        with contextlib.suppress(OSError):
-            temporary.write_bytes(head + entries)
-            temporary.replace(self._path(segment, ".idx"))
+        write_index(self._path(segment, ".idx"), entries, schema=SCHEMA, size=offset)
 
     def _load_index(self, segment: int) -> bool:
         """Take a segment's records from its index; False if it has none that fits."""
-        try:
-            raw = self._path(segment, ".idx").read_bytes()
-        except OSError:
-            return False
-        entries = memoryview(raw)[_INDEX_HEAD.size :]
         size = self._path(segment).stat().st_size
-        head = _INDEX_HEAD.pack(_INDEX_MAGIC, SCHEMA, size, zlib.crc32(entries))
-        if not raw.startswith(head) or len(entries) % _INDEX_ENTRY.size:
+        entries = read_index(self._path(segment, ".idx"), schema=SCHEMA, size=size)
+        if entries is None:
             return False
-        for key, kind, offset in _INDEX_ENTRY.iter_unpack(entries):
+        for key, kind, offset in entries:
             self._note(_KINDS[kind], key, segment << _SEGMENT_SHIFT | offset)
         return True
 
