@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tseval.benchmarks.reasoning import _formulas
 from tseval.benchmarks.reasoning._final import final_answer
 from tseval.benchmarks.reasoning._math import check, classes
 
@@ -21,6 +22,14 @@ ODD = [
 # Where the reference and the solution stand in each file of the mirror.
 ROWS = {"gsm8k": 1319, "math500": 500, "aime24": 30}
 SOLUTION = {"gsm8k": "answer", "math500": "solution", "aime24": "solution"}
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give what is right all the time it needs: the limits are seconds by the clock."""
+    if "hostile" not in request.node.name:
+        for limit in ("_PARSE_SECONDS", "_VERIFY_SECONDS"):
+            monkeypatch.setattr(_formulas, limit, 60)
 
 
 def solutions(mirror: Path, name: str) -> list[tuple[str, str]]:
