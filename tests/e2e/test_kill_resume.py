@@ -191,6 +191,7 @@ def test_an_interrupted_run_prints_the_command_that_resumes_it(
     check(out, whole, [left])
 
 
+@pytest.mark.slow
 def test_another_specification_for_the_same_folder_exits_2_and_names_the_field(
     tmp_path: Path,
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_plan_after_a_run_needs_no_pilot(tmp_path: Path) -> None:
     assert looked["benchmarks"][0]["looked_at"] == 3
 
 
+@pytest.mark.slow
 def test_the_tables_say_where_the_figures_come_from(tmp_path: Path) -> None:
     done = tseval("plan", *SLOW, "--pilot", "4", "--markdown", cwd=tmp_path)
     assert "| quick_harmful | " in done.stdout
