@@ -61,21 +61,16 @@ async def rejudge(
         UnknownName: A judge, or a benchmark or suite of the run, is not registered.
         TsevalError: What kept the judges from starting, or ended the work.
     """
-    old, manifest = folder.scorecard(), folder.manifest
-    spec = manifest.spec
-    # Without the card of a benchmark, an average over the others would bear the suite's name.
-    for name in spec.benchmarks:
-        registry.benchmarks[name]
-    for suite in spec.suites:
-        registry.suites[suite]
-    seats = _seats(folder, judges, registry, options or {})
+    old, options = folder.scorecard(), options or {}
+    _check_names(folder, registry)
+    seats = _seats(folder, judges, registry, options)
     # New scores would be about other rollouts than the ones that they stand beside.
     if gap := journal_gap(read_rows(folder) if folder.journal.is_dir() else [], old):
         raise ConfigError(gap, hint="put the journal back, or make the run again with --fresh")
     async with open_leg(folder, registry, display, generates=False) as work:
         await work.models.start_judges(seats)
         session = work.session = Session(
-            spec=spec,
+            spec=folder.manifest.spec,
             journal=work.journal,
             registry=registry,
             models=work.models.started,
@@ -83,30 +78,52 @@ async def rejudge(
             scheduler=work.models.scheduler,
         )
         outcomes = await _judge_all(session, registry, display)
-        if not outcomes:
-            raise ConfigError(
-                f"{folder.path} has no rollouts that were judged one by one",
-                hint="judge a run of benchmarks that ask prompts (tseval ls benchmarks)",
-            )
-        gone = sum(each.lost == "error" for kept in outcomes.values() for each in kept)
-        if gone:
-            display.remark(
-                f"{gone} rollouts of the run failed and cannot be judged; the command of the run"
-                " makes them again"
-            )
+        _check_outcomes(outcomes, folder, display)
         made = list(_scores(session, old, outcomes))
         scorecard = _merged(old, made, session)
-        manifest.warnings += [w for w in session.warnings if w not in manifest.warnings]
-        # Only now, since whoever resumes the run has to start these judges; and before the scores,
-        # which a run that is resumed without these judges would lose.
-        manifest.judges += [text for text in judges if text not in (*spec.judges, *manifest.judges)]
-        manifest.judge_options |= _named(options or {}, seats)
-        folder.save()
+        # The judges before the scores, which a run that is resumed without them would lose.
+        _keep_judges(folder, judges, _named(options, seats), session.warnings)
         folder.save_scores(scorecard)
     lost, failed = lost_shares(made, registry)
     return Outcome(
         folder=folder, scorecard=scorecard, lost_share=lost, failed_share=failed, new=made
     )
+
+
+def _check_names(folder: RunFolder, registry: Registry) -> None:
+    """Raise UnknownName unless the run's benchmarks and suites are registered."""
+    # Without the card of a benchmark, an average over the others would bear the suite's name.
+    for name in folder.manifest.spec.benchmarks:
+        registry.benchmarks[name]
+    for suite in folder.manifest.spec.suites:
+        registry.suites[suite]
+
+
+def _check_outcomes(outcomes: dict[str, list[Kept]], folder: RunFolder, display: Display) -> None:
+    """Raise ConfigError where nothing was judged, and say what could not be."""
+    if not outcomes:
+        raise ConfigError(
+            f"{folder.path} has no rollouts that were judged one by one",
+            hint="judge a run of benchmarks that ask prompts (tseval ls benchmarks)",
+        )
+    gone = sum(each.lost == "error" for kept in outcomes.values() for each in kept)
+    if gone:
+        display.remark(
+            f"{gone} rollouts of the run failed and cannot be judged; the command of the run"
+            " makes them again"
+        )
+
+
+def _keep_judges(
+    folder: RunFolder, judges: tuple[str, ...], options: dict[str, str], warnings: list[str]
+) -> None:
+    """Write into the run's manifest who has judged it: whoever resumes it starts these judges."""
+    manifest = folder.manifest
+    known = (*manifest.spec.judges, *manifest.judges)
+    manifest.warnings += [each for each in warnings if each not in manifest.warnings]
+    manifest.judges += [text for text in judges if text not in known]
+    manifest.judge_options |= options
+    folder.save()
 
 
 def _seats(
