@@ -45,7 +45,7 @@ def asked(folder: Path, name: str, spec: RunSpec, backend: ScriptedBackend) -> C
             await found(name).run(session)
             return session.counts
 
-    return finish(work(), seconds=120)
+    return finish(work())
 
 
 def compared(

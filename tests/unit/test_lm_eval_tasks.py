@@ -71,7 +71,7 @@ def measure(
         async with opened(folder, backend, spec(name, **more), workers) as session:
             return await benchmark.run(session)
 
-    return finish(work(), seconds=120)
+    return finish(work())
 
 
 def scripted(script: Any, **more: Any) -> ScriptedBackend:
@@ -407,7 +407,7 @@ def test_the_trace_and_the_finish_reason_are_read_back_from_the_journal(tmp_path
             await benchmark.run(session)
             return list(stored_rows(session.journal))
 
-    rows = finish(work(), seconds=120)
+    rows = finish(work())
     assert sorted(row.row.sample for row in rows) == ["0", "1", "2"]
     for stored in rows:
         assert stored.rollout is not None
@@ -462,7 +462,7 @@ def test_an_aggregate_beyond_one_is_said_and_not_shown_as_a_share(tmp_path: Path
         async with opened(tmp_path / "run", backend, spec(name)) as session:
             return await benchmark.run(session), session.warnings
 
-    (score,), warnings = finish(work(), seconds=60)
+    (score,), warnings = finish(work())
     assert score.metric == "acc"
     (warning,) = warnings
     assert "perplexity of toy_choice is 1.64" in warning
@@ -528,7 +528,7 @@ def test_a_model_that_thinks_does_not_where_its_turn_is_begun_for_it(tmp_path: P
             modes = {each.thinking.mode for each in session.protocols.values()}
             return scores, session.warnings, modes
 
-    scores, warnings, modes = finish(work(), seconds=60)
+    scores, warnings, modes = finish(work())
     assert all(each.endswith("</think>\n\nThe sum is") for each in seen)
     assert any("leaves no room for thinking" in each for each in warnings)
     assert modes == {"off"}
