@@ -90,7 +90,7 @@ def test_askers_of_the_same_at_the_same_time_make_one_request(tmp_path: Path) ->
 
 
 def test_the_first_askers_cancellation_does_not_harm_the_second(tmp_path: Path) -> None:
-    backend = ScriptedBackend(delay=0.01)
+    backend = ScriptedBackend(delay=0.5)
 
     async def run() -> None:
         async with session_on(tmp_path, backend) as session:
@@ -129,11 +129,12 @@ def test_a_failure_that_nobody_hears_of_any_more_makes_no_noise(
         raise RequestFailed("server said 500")
 
     async def run() -> None:
-        async with session_on(tmp_path, ScriptedBackend(fail=fail, delay=0.005)) as session:
+        async with session_on(tmp_path, ScriptedBackend(fail=fail, delay=0.2)) as session:
             asker = asyncio.create_task(session.generate("hello"))
             await asyncio.sleep(0.001)
             asker.cancel()
-            await asyncio.sleep(0.02)
+            while not any((tmp_path / "journal").glob("*.jsonl")) or not records(tmp_path, "error"):
+                await asyncio.sleep(0.01)
 
     finish(run())
     assert caplog.records == []
