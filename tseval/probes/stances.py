@@ -1,0 +1,270 @@
+"""Stance runs of a trace, the transitions between them, and sham transitions inside one.
+
+Letters: l_i in {-1, 0, +1} is the stance of chunk i; a run is a stretch of chunks of one stance
+once the last stance is carried forward over zeros.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+from msgspec import Struct
+
+Mode = Literal["segment", "flip"]
+# How many times longer or shorter than what it stands for a sham may be.
+LOOSEST_MATCH = 2.0
+
+
+class Run(NamedTuple):
+    """Chunks of one stance: ``start`` is the first of them, ``end`` the one behind the last."""
+
+    stance: int
+    start: int
+    end: int
+
+
+class Transition(Struct, frozen=True, kw_only=True):
+    """A change of stance.
+
+    Attributes:
+        before, after: The stances.
+        pre, post: Chunks of the trace that a prefix holds before the change, and after it.
+    """
+
+    before: int
+    after: int
+    pre: int
+    post: int
+
+
+class Sham(Struct, frozen=True, kw_only=True):
+    """Two points inside one run.
+
+    Attributes:
+        stance: Of the run.
+        pre, post: Chunks of the trace that a prefix holds at the first and at the second point.
+        ratio: Length between the two over that of the transition that it stands for.
+    """
+
+    stance: int
+    pre: int
+    post: int
+    ratio: float
+
+
+def runs_of(labels: Sequence[int]) -> tuple[Run, ...]:
+    """Carry each stance forward over zeros, and form runs.
+
+    Zeros before the first stance are a run of their own, of stance 0.
+
+    Args:
+        labels: int [chunks], -1, 0 or 1.
+    """
+    runs: list[Run] = []
+    held = 0
+    for place, label in enumerate(labels):
+        held = label or held
+        if runs and runs[-1].stance == held:
+            runs[-1] = runs[-1]._replace(end=place + 1)
+        else:
+            runs.append(Run(held, place, place + 1))
+    return tuple(runs)
+
+
+def transitions(
+    labels: Sequence[int],
+    *,
+    mode: Mode = "segment",
+    least_before: int = 1,
+    least_after: int = 1,
+) -> tuple[Transition, ...]:
+    """Find the changes of stance of a trace.
+
+    By segments: two neighbouring runs of opposite stance. The point before is the end of the first
+    run and the point after the end of the second, so what lies between is the whole second run. By
+    flips: neighbouring chunks of opposite stance, without carrying; what lies between is the second
+    chunk.
+
+    Args:
+        labels: int [chunks], -1, 0 or 1.
+        mode: 'segment' or 'flip'.
+        least_before: Shortest run before the change, in chunks (segments only).
+        least_after: Shortest run behind it, likewise.
+
+    Source: arXiv 2606.25013 (segments, both lengths 1).
+    """
+    if mode == "flip":
+        return tuple(
+            Transition(before=labels[i - 1], after=labels[i], pre=i, post=i + 1)
+            for i in range(1, len(labels))
+            if labels[i - 1] * labels[i] < 0
+        )
+    runs = runs_of(labels)
+    return tuple(
+        Transition(before=first.stance, after=second.stance, pre=first.end, post=second.end)
+        for first, second in pairwise(runs)
+        if first.stance * second.stance < 0
+        and first.end - first.start >= least_before
+        and second.end - second.start >= least_after
+    )
+
+
+def sham_for(
+    change: Transition,
+    labels: Sequence[int],
+    ends: Sequence[int],
+    *,
+    length: int | None = None,
+    taken: frozenset[tuple[int, int]] = frozenset(),
+) -> Sham | None:
+    """Find two points inside one run that are as far apart as those of a transition.
+
+    The first point stands behind the first chunk of the run at the earliest, so that the run's
+    stance has been taken; the second at its end at the latest. Of all such pairs the one whose
+    distance is nearest in ratio is taken; of equals, the one that begins nearest to where the
+    transition does.
+
+    Args:
+        change: The transition.
+        labels: int [chunks], of the trace that the sham is sought in.
+        ends: int [chunks], where each chunk of it ends, in characters.
+        length: Characters between the transition's points; None if it stands in the same trace.
+        taken: Pairs that stand for others already.
+
+    Returns:
+        The sham; None where no pair is within a factor of two.
+    """
+    wanted = length or ends[change.post - 1] - ends[change.pre - 1]
+    best: tuple[float, int, Sham] | None = None
+    for run in runs_of(labels):
+        if run.stance == 0:
+            continue
+        for pre in range(run.start + 1, run.end):
+            for post in range(pre + 1, run.end + 1):
+                if (pre, post) in taken:
+                    continue
+                ratio = (ends[post - 1] - ends[pre - 1]) / wanted
+                off = abs(math.log(ratio))
+                found = (
+                    off,
+                    abs(pre - change.pre),
+                    Sham(stance=run.stance, pre=pre, post=post, ratio=ratio),
+                )
+                if best is None or found[:2] < best[:2]:
+                    best = found
+    if best is None or best[0] > math.log(LOOSEST_MATCH) + 1e-9:
+        return None
+    return best[2]
+
+
+class StanceAgreement(Struct, frozen=True, kw_only=True):
+    """How far stance judges agree on the same traces.
+
+    Attributes:
+        chunks, traces: What all of them labelled.
+        alpha: Krippendorff's alpha for ordered labels over chunks; None if undefined.
+        low, high: Its interval, by resampling prompts.
+        transition: Share of transitions of a judge that another one has too, between the same two
+            chunks give or take one; mean over ordered pairs of judges; None without transitions.
+    """
+
+    chunks: int
+    traces: int
+    alpha: float | None
+    low: float | None = None
+    high: float | None = None
+    transition: float | None = None
+
+
+def ordinal_alpha(ratings: "np.ndarray") -> float | None:
+    """Krippendorff's alpha with the ordinal metric, for complete ratings.
+
+    Args:
+        ratings: int [units, raters] in {-1, 0, 1}.
+
+    Returns:
+        1 for perfect agreement, about 0 for chance; None where only one label occurs.
+
+    Source: Krippendorff (2019), Content Analysis, chapter 12.
+    """
+    units, raters = ratings.shape
+    counts = np.stack([(ratings == each).sum(axis=1) for each in (-1, 0, 1)], axis=1).astype(float)
+    totals = counts.sum(axis=0)
+    if units == 0 or raters < 2 or np.count_nonzero(totals) < 2:
+        return None
+    upto = np.cumsum(totals)
+    distance = np.zeros((3, 3))
+    for c in range(3):
+        for k in range(c + 1, 3):
+            between = upto[k] - (upto[c - 1] if c else 0.0)
+            distance[c, k] = distance[k, c] = (between - (totals[c] + totals[k]) / 2) ** 2
+    seen = (np.einsum("uc,uk,ck->", counts, counts, distance)) / (raters - 1)
+    chance = float(totals @ distance @ totals) / (totals.sum() - 1)
+    return float(1 - seen / chance)
+
+
+def shared_transitions(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:
+    """Count the transitions of one judge, and those that another one has too.
+
+    The same transition goes the same way, and begins at the same chunk or one beside it.
+    """
+    mine, theirs = transitions(first), transitions(second)
+    shared = sum(
+        any(t.after == other.after and abs(t.pre - other.pre) <= 1 for other in theirs)
+        for t in mine
+    )
+    return len(mine), shared
+
+
+def stance_agreement(
+    labelled: Sequence[Sequence[Sequence[int]]],
+    prompts: Sequence[int],
+    rng: "np.random.Generator",
+    bootstraps: int,
+) -> StanceAgreement:
+    """Measure how far stance judges agree.
+
+    Cuts, not chunks, are what the oscillation probe rests on, so the agreement about transitions
+    stands beside that about chunks.
+
+    Args:
+        labelled: By trace, then by judge: int [chunks]; only traces that all judges labelled.
+        prompts: int [traces], the prompt of each trace.
+        rng: Draws the interval.
+        bootstraps: Number of draws.
+    """
+    tables = [np.asarray(trace, dtype=np.int64).T for trace in labelled]
+    if not tables:
+        return StanceAgreement(chunks=0, traces=0, alpha=None)
+    alpha = ordinal_alpha(np.concatenate(tables))
+    low = high = None
+    if alpha is not None:
+        by_prompt: dict[int, list[np.ndarray]] = {}
+        for prompt, table in zip(prompts, tables, strict=True):
+            by_prompt.setdefault(prompt, []).append(table)
+        clusters = [np.concatenate(parts) for parts in by_prompt.values()]
+        draws = (
+            ordinal_alpha(np.concatenate([clusters[i] for i in picked]))
+            for picked in rng.integers(len(clusters), size=(bootstraps, len(clusters)))
+        )
+        defined = [draw for draw in draws if draw is not None]
+        if len(clusters) > 1 and defined:
+            low, high = (float(q) for q in np.quantile(defined, [0.025, 0.975]))
+    pairs = [
+        shared_transitions(one, other)
+        for trace in labelled
+        for a, one in enumerate(trace)
+        for b, other in enumerate(trace)
+        if a != b
+    ]
+    total = sum(mine for mine, _ in pairs)
+    return StanceAgreement(
+        chunks=sum(len(table) for table in tables),
+        traces=len(tables),
+        alpha=alpha,
+        low=low,
+        high=high,
+        transition=sum(shared for _, shared in pairs) / total if total else None,
+    )
