@@ -108,6 +108,10 @@ class Scorecard(Struct, frozen=True, kw_only=True):
     skipped: dict[str, str] = {}
     schema: int = SCORES_SCHEMA
 
+    def is_probed(self, score: Score) -> bool:
+        """Say whether a score is a probe's: its rollouts are not kept as rows of a benchmark."""
+        return bool(self.protocols.get(score.fingerprint, {}).get("settings"))
+
 
 class RunFolder:
     """A run's folder.

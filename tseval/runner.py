@@ -38,6 +38,7 @@ class Outcome(Struct, kw_only=True):
             largest.
         failed_share: Share of errors alone, there: what another try may mend.
         new: The scores that were made now, where the scorecard has older ones too; None: all.
+        left: What was to be measured again and could not be, with the reason.
     """
 
     folder: RunFolder
@@ -45,6 +46,7 @@ class Outcome(Struct, kw_only=True):
     lost_share: float
     failed_share: float = 0.0
     new: list[Score] | None = None
+    left: dict[str, str] = {}
 
     @property
     def exit_code(self) -> int:
@@ -58,7 +60,8 @@ class Outcome(Struct, kw_only=True):
         if self.scorecard.failed:
             return 1
         skipped = self.scorecard.skipped if self.new is None else {}
-        return 5 if skipped or self.undefined or self.lost_share > FAIL_SHARE else 0
+        missing = skipped or self.left or self.undefined
+        return 5 if missing or self.lost_share > FAIL_SHARE else 0
 
     @property
     def undefined(self) -> list[Score]:
@@ -171,15 +174,28 @@ async def _measure(
 
 
 def _kept(scorecard: Scorecard, folder: RunFolder, session: Session) -> Scorecard:
-    """Keep the scores that an earlier leg made of benchmarks that failed in this one."""
+    """Keep what an earlier leg scored and this one did not.
+
+    That is benchmarks that failed in this leg, and probes under judges that came later: a run
+    measures its probes under the first of its judges.
+    """
     if not (folder.path / "scores.json").exists():
         return scorecard
     old = folder.scorecard()
     lost = {*scorecard.failed, *scorecard.skipped}
-    kept = [s for s in old.scores if s.benchmark in lost and s.group != "average"]
+    again = {(score.benchmark, score.judge) for score in scorecard.scores}
+    later = [
+        score
+        for score in old.scores
+        if old.is_probed(score)
+        and score.benchmark not in lost
+        and (score.benchmark, score.judge) not in again
+    ]
+    failed = [s for s in old.scores if s.benchmark in lost and s.group != "average"]
+    kept = [*failed, *later]
     if not kept:
         return scorecard
-    for name in sorted({score.benchmark for score in kept}):
+    for name in sorted({score.benchmark for score in failed}):
         session.warn(f"{name}: scores of an earlier leg, since it could not be finished in this")
     order = session.spec.benchmarks
     scores = [s for s in scorecard.scores if s.group != "average"]

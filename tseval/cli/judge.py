@@ -55,7 +55,9 @@ def command(
     markdown: bool = option("--markdown", default=False, help="Print the table as Markdown."),
     debug: bool = option("--debug", default=False, help="Show tracebacks."),
 ) -> None:
-    """Judge the rollouts that a run has stored, without generating any.
+    """Judge the rollouts that a run has stored; what is there is not generated again.
+
+    Probes are run again under the new labels, which starts the model under test.
 
     Verdicts of all judges lie side by side; tseval show prints every metric under each of them,
     and how far they agree. The same command goes on where it was stopped.
@@ -89,8 +91,11 @@ def command(
                 raise KeyboardInterrupt from None
         form: Form = "json" if json else "markdown" if markdown else "table"
         print_scorecard(outcome.scorecard, remarks_of(folder.manifest), form)
-    made = folder.manifest.legs[-1].counts.get("verdict.made", 0)
-    sys.stderr.write(f"\n{folder.path}: {made} verdicts made, nothing generated\n")
+    counts = folder.manifest.legs[-1].counts
+    made = counts.get("verdict.made", 0)
+    asked = sum(counts.get(f"{kind}.made", 0) for kind in ("generation", "extension"))
+    new = f"{asked} rollouts generated that probes lacked" if asked else "nothing generated"
+    sys.stderr.write(f"\n{folder.path}: {made} verdicts made, {new}\n")
     for line in _what_is_missing(outcome):
         sys.stderr.write(f"{line}\n")
     raise SystemExit(outcome.exit_code)
@@ -103,6 +108,8 @@ def _what_is_missing(outcome: "Outcome") -> Iterator[str]:
 
     for name, reason in outcome.scorecard.failed.items():
         yield neutral(f"error: {name} failed when the run was made: {reason}")
+    for name, reason in outcome.left.items():
+        yield neutral(f"error: {name} was not measured again: {reason}")
     for score in outcome.undefined:
         place = " ".join(filter(None, (score.benchmark, score.group, score.metric)))
         why = f": {score.undefined}" if score.undefined else ""

@@ -133,7 +133,9 @@ def journal_gap(rows: list[Kept], scorecard: Scorecard) -> str:
     for score in scorecard.scores:
         # Only what judges judged one by one is in the journal.
         counted = score.n + sum(score.excluded.values())
-        if score.judge and score.group != "average" and held[score.benchmark] < counted:
+        if not score.judge or score.group == "average" or scorecard.is_probed(score):
+            continue
+        if held[score.benchmark] < counted:
             found = f"only {held[score.benchmark]}" if held[score.benchmark] else "none"
             return (
                 f"the run's journal holds {found} of the {counted} rollouts that"

@@ -120,6 +120,8 @@ def corrected(
         if score.group == "average" or score.metric not in metrics or not score.judge:
             continue
         metric = metrics[score.metric]
+        if not isinstance(metric, MetricSpec):
+            continue  # a probe's number is no rate over verdicts
         protocol = scorecard.protocols.get(score.fingerprint, {})
         mine = [label for label in labels if label.kind == metric.label]
         by_rollout = {label.rollout: label for label in mine}

@@ -1,4 +1,4 @@
-"""Judge the stored rollouts of a run by further judges, without generating anything."""
+"""Judge the stored rollouts of a run by further judges; nothing that is there is made again."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
@@ -6,6 +6,7 @@ from itertools import islice
 
 import msgspec
 
+from tseval.arrays import ArrayStore
 from tseval.cards import BenchmarkCard
 from tseval.errors import ConfigError, TsevalError
 from tseval.judging import Seat, seat_judges
@@ -15,6 +16,7 @@ from tseval.plugins import Registry
 from tseval.prompt_benchmark import judged
 from tseval.protocol import Protocol
 from tseval.readback import Stored, stored_rows
+from tseval.roles import Backend
 from tseval.runfolder import RunFolder, Scorecard
 from tseval.runner import Outcome, lost_shares
 from tseval.scoring import Outcome as Kept
@@ -31,6 +33,7 @@ from tseval.session import Session
 from tseval.types import Score
 
 from .agreement import journal_gap
+from .reprobe import ProbedAgain, probe_again, start_for_probes
 from .rows import read_rows
 
 
@@ -41,6 +44,7 @@ async def rejudge(
     display: Display,
     *,
     options: dict[str, str] | None = None,
+    backend: Backend | None = None,
 ) -> Outcome:
     """Judge a run's rollouts by further judges, and add their scores to its scorecard.
 
@@ -49,15 +53,19 @@ async def rejudge(
     are not asked here stay as they are. A judge that the run has already is asked again where it
     failed.
 
+    Probes are run again, since they compute with labels: the model under test is started, and
+    asked for what the journal does not hold.
+
     Args:
         folder: The run; it has scores.
         judges: Specifications of the judges.
         registry: Everything that is registered.
         display: Shows progress.
         options: Backend options of the judges' models.
+        backend: Use this one for probes instead of building the one of the run.
 
     Raises:
-        ConfigError: The run has no scores yet, or none of its rollouts were judged.
+        ConfigError: The run has no scores yet, or nothing of it can be judged.
         UnknownName: A judge, or a benchmark or suite of the run, is not registered.
         TsevalError: What kept the judges from starting, or ended the work.
     """
@@ -69,24 +77,34 @@ async def rejudge(
         raise ConfigError(gap, hint="put the journal back, or make the run again with --fresh")
     async with open_leg(folder, registry, display, generates=False) as work:
         await work.models.start_judges(seats)
+        probes = await start_for_probes(work, registry, seats, backend)
         session = work.session = Session(
             spec=folder.manifest.spec,
             journal=work.journal,
             registry=registry,
             models=work.models.started,
             judges=seats,
+            stances=probes.stances,
             scheduler=work.models.scheduler,
+            arrays=ArrayStore(folder.path / "arrays"),
         )
         outcomes = await _judge_all(session, registry, display)
-        _check_outcomes(outcomes, folder, display)
-        made = list(_scores(session, old, outcomes))
+        again = await probe_again(session, probes, display)
+        _check_outcomes(outcomes, again, folder, display)
+        made = [*_scores(session, old, outcomes), *again.scores]
         scorecard = _merged(old, made, session)
         # The judges before the scores, which a run that is resumed without them would lose.
         _keep_judges(folder, judges, _named(options, seats), session.warnings)
+        folder.save_measurements(again.measurements)
         folder.save_scores(scorecard)
     lost, failed = lost_shares(made, registry)
     return Outcome(
-        folder=folder, scorecard=scorecard, lost_share=lost, failed_share=failed, new=made
+        folder=folder,
+        scorecard=scorecard,
+        lost_share=lost,
+        failed_share=failed,
+        new=made,
+        left=again.left,
     )
 
 
@@ -99,13 +117,24 @@ def _check_names(folder: RunFolder, registry: Registry) -> None:
         registry.suites[suite]
 
 
-def _check_outcomes(outcomes: dict[str, list[Kept]], folder: RunFolder, display: Display) -> None:
+def _check_outcomes(
+    outcomes: dict[str, list[Kept]], again: ProbedAgain, folder: RunFolder, display: Display
+) -> None:
     """Raise ConfigError where nothing was judged, and say what could not be."""
-    if not outcomes:
+    if not outcomes and not again.scores:
+        if again.left:
+            reasons = "; ".join(dict.fromkeys(again.left.values()))
+            raise ConfigError(
+                f"the probes of {folder.path} cannot be run again: {reasons}",
+                hint="judge them where the run's model can be had",
+            )
         raise ConfigError(
-            f"{folder.path} has no rollouts that were judged one by one",
+            f"{folder.path} has no rollouts that were judged one by one, and no probe whose labels"
+            " these judges could give",
             hint="judge a run of benchmarks that ask prompts (tseval ls benchmarks)",
         )
+    for name, reason in again.left.items():
+        display.remark(f"{name}: not measured again: {reason}")
     gone = sum(each.lost == "error" for kept in outcomes.values() for each in kept)
     if gone:
         display.remark(
