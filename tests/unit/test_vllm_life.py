@@ -11,7 +11,19 @@ from tseval.models import vllm as backends
 from tseval.models._hf_text import Text
 from tseval.models._vllm_load import Loaded
 from tseval.models.vllm import VllmBackend
-from tseval.requests import ChoiceRequest, HiddenStatesRequest, ModelSpec, Subject
+from tseval.requests import (
+    ChoiceRequest,
+    CompletionRequest,
+    HiddenStatesRequest,
+    ModelSpec,
+    Subject,
+)
+from tseval.thinking import Limits
+from tseval.types import Sampling
+
+REQUEST = CompletionRequest(
+    messages=(), prefix=("a",), limits=Limits(thinking=0, answer=1), sampling=Sampling()
+)
 
 
 class Engine:
@@ -77,7 +89,8 @@ def test_an_engine_is_started_once_and_ended_once(engines: list[Engine]) -> None
         await made.close()
         await made.close()
         with pytest.raises(BackendUnavailable, match="'toy' is not loaded"):
-            made.template()
+            await made.complete(REQUEST)
+        assert made.text_tokens("a") == 1
         assert await made.start(quiet) == subject
         await made.close()
 
@@ -91,7 +104,7 @@ def test_under_sleep_it_sleeps_and_wakes_and_a_second_close_ends_it(engines: lis
         subject = await made.start(quiet)
         await made.close()
         with pytest.raises(BackendUnavailable, match="is not loaded"):
-            made.text_tokens("a")
+            await made.complete(REQUEST)
         assert await made.start(quiet) == subject
         assert made.text_tokens("a") == 1
         await made.close()

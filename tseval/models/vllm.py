@@ -32,6 +32,7 @@ from tseval.types import ChoiceScores, LogLikelihood, Message
 
 from ._hf_options import likely_device
 from ._hf_rows import Row
+from ._hf_text import Text
 from ._vllm_load import Loaded, asks_for, devices, find, load
 from ._vllm_options import OPTIONS, read_options
 from ._vllm_requests import Requests
@@ -67,6 +68,7 @@ class VllmBackend:
         self.devices: tuple[str, ...] = devices(asks_for(self._options.engine), is_cpu=is_cpu)
         self.max_outstanding = self._outstanding(_BATCH)
         self._loaded: Loaded | None = None
+        self._text: Text | None = None
         self._asleep: Loaded | None = None
         self._requests: Requests | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -92,7 +94,7 @@ class VllmBackend:
         self._requests = Requests(
             loaded.engine, loaded.text, loaded.stop_ids, loaded.adapter, seeds=loaded.seeds
         )
-        self._loaded = loaded
+        self._loaded, self._text = loaded, loaded.text
         self.capabilities = replace(
             CAPABILITIES, chat=bool(loaded.text.template), seeds=loaded.seeds
         )
@@ -121,27 +123,27 @@ class VllmBackend:
 
     def template(self) -> TemplateView:
         """Show the chat template."""
-        return self._need().text.view()
+        return self._words().view()
 
     def prompt_tokens(
         self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> int | None:
         """Length of the rendered prompt in tokens; without messages, of what starts a text."""
-        return len(self._need().text.prompt(messages, template_kwargs))
+        return len(self._words().prompt(messages, template_kwargs))
 
     def prompt_ids(
         self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> tuple[int, ...] | None:
         """Token ids of the rendered prompt; without messages, of what starts a text."""
-        return tuple(self._need().text.prompt(messages, template_kwargs))
+        return tuple(self._words().prompt(messages, template_kwargs))
 
     def text_tokens(self, text: str) -> int | None:
         """Length of a text tokenised on its own."""
-        return len(self._need().text.piece(text))
+        return len(self._words().piece(text))
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of token ids, special tokens kept."""
-        return self._need().text.decode(ids)
+        return self._words().decode(ids)
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Generate one completion.
@@ -233,6 +235,10 @@ class VllmBackend:
             return None
         await asleep.engine.wake_up()
         return asleep
+
+    def _words(self) -> Text:
+        """The tokenizer, which outlives the model: benchmarks read texts while others run."""
+        return self._text or self._need().text
 
     def _need(self) -> Loaded:
         if self._loaded is None:
