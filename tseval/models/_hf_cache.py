@@ -93,9 +93,27 @@ class SlotStore:
         """Show slots [first, last) to the model as a cache of the ``width`` tokens before high."""
         return self._cache(first, last, self.high - width, self.high)
 
-    def prompt_view(self, first: int, last: int, width: int) -> Any:
-        """Show slots [first, last) as an empty cache; ``width`` tokens will fill it up to high."""
-        return self._cache(first, last, self.high - width, self.high - width)
+    def prompt_view(self, first: int, last: int, width: int, fresh: int) -> Any:
+        """Show slots [first, last) as a cache that ``fresh`` tokens will fill up to high.
+
+        Of the ``width`` tokens before high the others are there: see ``put``.
+        """
+        return self._cache(first, last, self.high - width, self.high - fresh)
+
+    def take(self, slot: int, start: int, stop: int) -> "list[Pair]":
+        """Copy the positions [start, stop) of a slot, [H, T, D] for each layer."""
+        part = (slot, slice(None), slice(start, stop))
+        return [
+            (_copied(keys[part]), _copied(values[part]))
+            for keys, values in (pair for pair in self._pairs if pair is not None)
+        ]
+
+    def put(self, slots: slice, start: int, pairs: "list[Pair]", tokens: int) -> None:
+        """Copy the first ``tokens`` tokens of pairs [H, T, D] into slots, from ``start`` on."""
+        for layer, pair in enumerate(pairs):
+            buffers = self.buffers(layer, pair[0][None], pair[1][None])
+            for buffer, states in zip(buffers, pair, strict=True):
+                buffer[slots, :, start : start + tokens] = states[:, :tokens]
 
     def _cache(self, first: int, last: int, start: int, end: int) -> Any:
         from transformers.cache_utils import Cache
@@ -103,6 +121,12 @@ class SlotStore:
         layer = _layer_type()
         span = (first, last, start, end)
         return Cache(layers=[layer(self, index, span) for index in range(len(self._pairs))])
+
+
+def _copied(states: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    return states.clone(memory_format=torch.contiguous_format)
 
 
 def _moved(pair: "Pair", size: tuple[int, int], rows: int, window: tuple[slice, slice]) -> "Pair":

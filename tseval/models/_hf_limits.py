@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._hf_batches import BatchLimits
 from ._hf_options import HfOptions
@@ -16,26 +16,54 @@ _STEP_BYTES = {"cpu": 140e6, "cuda": 40e9}
 # Share of the free memory that keys and values may take; the rest is for activations and others.
 _MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.6}
 _MOST_TOKENS = {"cpu": 1 << 16, "cuda": 1 << 22}
+# Of that memory, the share of beginnings that are kept for prompts to come; and the most of them.
+_PREFIX_SHARE = 0.25
+_MOST_PREFIX_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 19}
 _MOST_ROWS = {"cpu": 128, "cuda": 256}
 _PASS_TOKENS = {"cpu": 2048, "cuda": 8192}
 # A pass over prompts takes as long as a step of decoding, and then so long per token.
 _PASS_COST = {"cpu": 100, "cuda": 1000}
 
 
-def batch_limits(model: Any, device: str, options: HfOptions) -> BatchLimits:
-    """Say what a batch of this model may hold on this device.
+class Memory(NamedTuple):
+    """What keys and values may take.
+
+    Attributes:
+        limits: Of a batch.
+        prefix_bytes: For beginnings that prompts share.
+        token_bytes: What a token takes.
+    """
+
+    limits: BatchLimits
+    prefix_bytes: int
+    token_bytes: int
+
+
+def share_out(model: Any, device: str, options: HfOptions, *, shares: bool) -> Memory:
+    """Share out the memory between a batch of this model and what it keeps of prompts.
 
     Args:
         model: The loaded model.
         device: 'cpu', 'cuda:0' ...
-        options: ``batch_tokens`` replaces the budget, ``deterministic`` allows one row.
+        options: ``batch_tokens`` and ``prefix_cache`` replace what we would take,
+            ``deterministic`` allows one row.
+        shares: Whether the model's prompts can share what they begin with.
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
     token_bytes = _token_bytes(model)
+    memory = int(_MEMORY_SHARE[kind] * free_bytes(device))
+    kept = options.prefix_bytes if shares else 0
+    if kept is None:
+        kept = min(int(_PREFIX_SHARE * memory), _MOST_PREFIX_TOKENS[kind] * token_bytes)
+    # Whatever is asked for, a batch needs some.
+    left = max(memory - kept, memory // 4)
+    tokens = options.batch_tokens or min(_MOST_TOKENS[kind], left // token_bytes)
+    return Memory(_limits(model, kind, options, tokens), kept, token_bytes)
+
+
+def _limits(model: Any, kind: str, options: HfOptions, tokens: int) -> BatchLimits:
+    token_bytes = _token_bytes(model)
     weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    tokens = options.batch_tokens or min(
-        _MOST_TOKENS[kind], int(_MEMORY_SHARE[kind] * free_bytes(device) / token_bytes)
-    )
     return BatchLimits(
         tokens=max(tokens, 1),
         rows=1 if options.deterministic else _MOST_ROWS[kind],
@@ -65,7 +93,6 @@ def _token_bytes(model: Any) -> int:
 
 
 def free_bytes(device: str) -> int:
-    """Memory that is free on a device."""
     """Memory that is free on a device."""
     if device.startswith("cuda"):
         import torch

@@ -1,6 +1,7 @@
 """The ``-M`` options of the transformers backends, read and checked before anything is loaded."""
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ OPTIONS = {
     "dtype": "auto, bfloat16, float16 or float32 (auto: bfloat16 where the device computes in it)",
     "device": "auto, cpu, cuda, cuda:1 ... (auto: the first CUDA device, else the CPU)",
     "batch_tokens": "most tokens of prompts and completions in one batch (default: by memory)",
+    "prefix_cache": "memory for beginnings that prompts share, such as 512MB or 2GB; 0: none "
+    "(default: by memory; none with deterministic=true, where rounding must not depend on it)",
     "deterministic": "true for float32 and batches of one: equal bytes in whatever order",
     "attn": "attention implementation of transformers: sdpa, eager, flash_attention_2 ...",
     "threads": "CPU threads of torch",
@@ -23,6 +26,7 @@ OPTIONS = {
     "format": "thinking format, instead of the one that the chat template shows",
     "max_outstanding": "requests that wait at once for the batches to be formed from",
 }
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -32,12 +36,30 @@ class HfOptions(Struct, frozen=True, kw_only=True):
     dtype: Dtype = "auto"
     device: str = "auto"
     batch_tokens: int = 0
+    prefix_cache: str = ""
     deterministic: bool = False
     attn: str = ""
     threads: int = 0
     trust_remote_code: bool = False
     format: str = ""
     max_outstanding: int = 0
+
+    @property
+    def prefix_bytes(self) -> int | None:
+        """Memory for shared beginnings; None leaves it to us.
+
+        Raises:
+            ConfigError: The text is no size.
+        """
+        if not self.prefix_cache:
+            return 0 if self.deterministic else None
+        size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?I?)B?", self.prefix_cache.upper())
+        if size is None or size[2] not in _UNITS:
+            raise ConfigError(
+                f"-M prefix_cache={self.prefix_cache} is no size",
+                hint="expected bytes, or a number with KB, MB, GB, KiB, MiB or GiB; 0 for none",
+            )
+        return int(float(size[1]) * _UNITS[size[2]])
 
 
 def read_options(backend: str, given: dict[str, str]) -> HfOptions:
@@ -72,6 +94,11 @@ def read_options(backend: str, given: dict[str, str]) -> HfOptions:
     for name in ("batch_tokens", "threads", "max_outstanding"):
         if getattr(options, name) < 0:
             raise ConfigError(f"-M {name}={given[name]} is negative", hint=OPTIONS[name])
+    if options.prefix_bytes and options.deterministic:
+        raise ConfigError(
+            f"-M deterministic=true keeps no prefixes, got -M prefix_cache={options.prefix_cache}",
+            hint="leave out one of them: rounding must not depend on what was asked before",
+        )
     if options.deterministic and options.dtype not in ("auto", "float32"):
         raise ConfigError(
             f"-M deterministic=true computes in float32, not in {options.dtype}",

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from tseval.errors import BackendError, BackendUnavailable, RequestFailed
 
 from ._hf_batches import BatchLimits, admit, passes
-from ._hf_engine import Engine
+from ._hf_engine import Engine, Prefill
 from ._hf_passes import Choosing, Reading, Scoring, choose, read, score
 from ._hf_rows import Row
 
@@ -91,6 +91,11 @@ class Worker:
     def tokens_under_way(self) -> int:
         """New tokens of the rows in the batch, read while the thread adds to them."""
         return sum(len(row.new) for row in list(self._running))
+
+    @property
+    def prefill(self) -> Prefill:
+        """Tokens of prompts so far, and those of them that the model read."""
+        return self._engine.prefill
 
     async def complete(self, row: Row) -> Any:
         """Run a row to its end."""
@@ -261,6 +266,7 @@ class Worker:
             self._running.pop(unfinished[0]).give(_failure(error))
         elif _is_memory(error):
             self._limits = self._limits.halved()
+            self._engine.prefixes.halve()
             self._put_back(unfinished)
         else:
             self._suspects += [self._running.pop(row) for row in unfinished]
@@ -270,6 +276,7 @@ class Worker:
 
         import torch
 
+        self._engine.prefixes.clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,9 +1,10 @@
 """Backend ``hf/...``: transformers, for a folder, a hub id, a GGUF file or a LoRA adapter.
 
 One worker thread runs torch; requests wait in a pool that it forms batches from (see
-``_hf_batches`` for the rule, ``_hf_engine`` for how rows join and leave). Draws depend on row
-seed and position alone (``_sampling``); in low precision, rounding may still differ between
-batches. ``-M deterministic=true`` runs float32 and one row at a time: equal bytes, always.
+``_hf_batches`` for the rule, ``_hf_engine`` for how rows join and leave, ``_hf_prefixes`` for what
+their prompts share). Draws depend on row seed and position alone (``_sampling``); in low
+precision, rounding may still differ between batches. ``-M deterministic=true`` runs float32, one
+row at a time and without sharing: equal bytes, always.
 """
 
 import asyncio
@@ -34,12 +35,14 @@ from tseval.roles import BackendFactory
 from tseval.types import ChoiceScores, LogLikelihood, Message
 
 from ._hf_cache import layers_that_fit
-from ._hf_engine import Engine
-from ._hf_limits import batch_limits, default_outstanding
+from ._hf_engine import Engine, Prefill
+from ._hf_limits import default_outstanding, share_out
 from ._hf_load import Loaded, Named, load, resolve
 from ._hf_options import OPTIONS, likely_device, read_options
 from ._hf_passes import Choosing, Reading, Scoring, count_layers
+from ._hf_prefixes import PrefixTree, may_share
 from ._hf_rows import Row
+from ._hf_text import Text
 from ._hf_worker import Worker
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ class HfBackend:
         self.devices: tuple[str, ...] = (device,)
         self.max_outstanding = default_outstanding(device, self._options)
         self._loaded: Loaded | None = None
+        self._text: Text | None = None
         self._worker: Worker | None = None
         self._executor: ThreadPoolExecutor | None = None
 
@@ -87,6 +91,11 @@ class HfBackend:
     def tokens_under_way(self) -> int:
         """New tokens of the rows in the batch."""
         return 0 if self._worker is None else self._worker.tokens_under_way
+
+    @property
+    def prefill(self) -> Prefill:
+        """Tokens of prompts so far, and those of them that the model read."""
+        return Prefill() if self._worker is None else self._worker.prefill
 
     async def start(self, report: Report) -> Subject:
         """Load the model into memory; does nothing if it is there.
@@ -108,6 +117,7 @@ class HfBackend:
             executor.shutdown(wait=False)
             raise
         self._loaded, self._worker, self._executor = loaded, worker, executor
+        self._text = loaded.text
         self.capabilities = replace(CAPABILITIES, chat=bool(loaded.text.template))
         self.context_length = loaded.context_length
         self.devices = (loaded.device,)
@@ -128,27 +138,27 @@ class HfBackend:
 
     def template(self) -> TemplateView:
         """Show the chat template."""
-        return self._need().text.view()
+        return self._words().view()
 
     def prompt_tokens(
         self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> int | None:
         """Length of the rendered prompt in tokens; without messages, of what starts a text."""
-        return len(self._need().text.prompt(messages, template_kwargs))
+        return len(self._words().prompt(messages, template_kwargs))
 
     def prompt_ids(
         self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
     ) -> tuple[int, ...] | None:
         """Token ids of the rendered prompt; without messages, of what starts a text."""
-        return tuple(self._need().text.prompt(messages, template_kwargs))
+        return tuple(self._words().prompt(messages, template_kwargs))
 
     def text_tokens(self, text: str) -> int | None:
         """Length of a text tokenised on its own."""
-        return len(self._need().text.piece(text))
+        return len(self._words().piece(text))
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of token ids, special tokens kept."""
-        return self._need().text.decode(ids)
+        return self._words().decode(ids)
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Generate one completion.
@@ -217,9 +227,16 @@ class HfBackend:
     def _load(self, report: Report, executor: ThreadPoolExecutor) -> tuple[Loaded, Worker]:
         loaded = load(self._prepare(report), self._options, report)
         model, pad_id = loaded.model, loaded.text.pad_id
-        engine = Engine(model, layers_that_fit(model), pad_id)
-        limits = batch_limits(model, loaded.device, self._options)
-        return loaded, Worker(engine, model, pad_id, limits, executor)
+        layers = layers_that_fit(model)
+        shares = layers is not None and may_share(model)
+        memory = share_out(model, loaded.device, self._options, shares=shares)
+        prefixes = PrefixTree(memory.prefix_bytes, memory.token_bytes)
+        engine = Engine(model, layers, pad_id, prefixes)
+        return loaded, Worker(engine, model, pad_id, memory.limits, executor)
+
+    def _words(self) -> Text:
+        """The tokenizer, which outlives the model: benchmarks read texts while others run."""
+        return self._text or self._need().text
 
     def _need(self) -> Loaded:
         if self._loaded is None:
