@@ -53,3 +53,27 @@ def require_libraries(module: str, references: list[str]) -> None:
     lacking = asks(references) if asks is not None else ""
     if lacking:
         raise CapabilityMissing(f"its checker {lacking}")
+
+
+def parts_of(module: str, references: list[str]) -> list[dict[str, int]]:
+    """Ask a checker what it counts in parts beside right and wrong.
+
+    Args:
+        module: The checker; may have ``parts(reference) -> dict[str, int]``: names of what it
+            counts, and how many parts of each an answer to this row has.
+        references: Right answers of the rows.
+
+    Returns:
+        For each reference what there is to count; {} where the checker counts nothing.
+
+    Raises:
+        ConfigError: It counts other things for one row than for another.
+    """
+    asks = getattr(importlib.import_module(module), "parts", None)
+    found = [asks(each) if asks is not None else {} for each in references]
+    if any(each.keys() != found[0].keys() or min(each.values(), default=1) < 1 for each in found):
+        raise ConfigError(
+            f"{module}:parts does not count the same for every row",
+            hint="it returns the same names each time, and numbers from 1",
+        )
+    return found

@@ -6,45 +6,24 @@ machine leave the denominator.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
-from math import fsum
-from typing import NamedTuple
 
 import msgspec
 
+from .answer_scores import Checked, in_parts, judged, ks, over_prompts, passes
 from .cards import AnswerSpec, BenchmarkCard
-from .checkers import identify_checker, require_libraries
+from .checkers import identify_checker, parts_of, require_libraries
 from .data import Rows, load_rows
 from .errors import ConfigError, RequestFailed, RowSkipped, TsevalError
-from .metrics import MAJ_AT_K, PASS_AT_1, PASS_AT_K, Judged, score
+from .metrics import MAJ_AT_K, PASS_AT_1, PASS_AT_K, score
 from .protocol import JudgeIdentity, Protocol
 from .readback import Row
 from .roles import MetricSpec
-from .scoring import Outcome, lost_outcome, oddities, outcome
+from .scoring import lost_outcome, oddities, outcome
 from .session import CHECK_SECONDS, Session
-from .types import Estimate, Rollout, Sample, Sampling, Score, Verdict
-
-
-class Checked(NamedTuple):
-    """What is kept of one rollout: small, and without any text but the answer itself.
-
-    Attributes:
-        prompt: Id of its sample.
-        outcome: What a score counts.
-        name: 'correct', 'wrong', 'no-answer', 'truncated', 'unclosed'; or why it was lost.
-        correct: None if it left the denominator.
-        extracted: The answer that was found in its text, or None.
-        reference: The right answer.
-    """
-
-    prompt: str
-    outcome: Outcome
-    name: str
-    correct: bool | None
-    extracted: str | None
-    reference: str
+from .types import Rollout, Sample, Sampling, Score, Verdict
 
 
 class ReasoningBenchmark:
@@ -71,11 +50,13 @@ class ReasoningBenchmark:
         identity = identify_checker(self._answer.checker)
         references = [sample.reference for sample in rows.samples]
         await asyncio.to_thread(require_libraries, self._answer.checker, references)
+        parts = await asyncio.to_thread(parts_of, self._answer.checker, references)
+        sizes = dict(zip((sample.id for sample in rows.samples), parts, strict=True))
         session.expect(self.card.name, len(rows.samples) * spec.rollouts)
         work = product(rows.samples, range(spec.rollouts))
         checked: list[Checked] = []
         async for (sample, index), result in session.map(
-            work, lambda item: self._one(session, identity, *item)
+            work, lambda item: self._one(session, identity, sizes, *item)
         ):
             session.advance(self.card.name)
             if isinstance(result, TsevalError):
@@ -84,10 +65,16 @@ class ReasoningBenchmark:
         for warning in oddities(self.card.name, [each.outcome for each in checked]):
             session.warn(warning)
         majorities, unknown = await self._majorities(session, identity, checked)
-        return list(self._scores(session, rows, identity, checked, majorities, unknown))
+        found = self._scores(session, rows, identity, checked, majorities, unknown, sizes)
+        return list(found)
 
     async def _one(
-        self, session: Session, identity: JudgeIdentity, sample: Sample, index: int
+        self,
+        session: Session,
+        identity: JudgeIdentity,
+        sizes: dict[str, dict[str, int]],
+        sample: Sample,
+        index: int,
     ) -> Checked:
         """Make and check one rollout."""
         rollout = await session.generate(
@@ -101,7 +88,8 @@ class ReasoningBenchmark:
                 sample.id, kept._replace(failure=verdict.raw), "error", None, None, sample.reference
             )
         found = verdict.raw if verdict.details.get("extracted") == "yes" else None
-        return Checked(sample.id, kept, name, verdict.correct, found, sample.reference)
+        parts = _parts(verdict, sizes[sample.id])
+        return Checked(sample.id, kept, name, verdict.correct, found, sample.reference, parts)
 
     async def _check(
         self, session: Session, identity: JudgeIdentity, sample: Sample, rollout: Rollout
@@ -200,24 +188,29 @@ class ReasoningBenchmark:
         checked: list[Checked],
         majorities: dict[str, float],
         unknown: int,
+        sizes: dict[str, dict[str, int]],
     ) -> Iterator[Score]:
         rollouts = session.spec.rollouts
         single = score(
             PASS_AT_1,
-            (_judged(each) for each in checked),
+            (judged(each) for each in checked),
             self._base(session, rows, identity, PASS_AT_1, PASS_AT_1.name),
         )
         yield single
+        for name in next(iter(sizes.values()), {}):
+            base = self._base(session, rows, identity, PASS_AT_1, name)
+            of = {prompt: parts[name] for prompt, parts in sizes.items()}
+            yield in_parts(base, single, checked, of, name)
         if rollouts < 2:
             return
         clusters = {each.prompt: each.outcome.cluster for each in checked}
-        for k in _ks(rollouts):
+        for k in ks(rollouts):
             base = self._base(session, rows, identity, PASS_AT_K, f"pass_at_{k}")
-            values, limits = _passes(checked, k)
-            yield _over_prompts(base, single, clusters, values, limits)
+            values, limits = passes(checked, k)
+            yield over_prompts(base, single, clusters, values, limits)
         base = self._base(session, rows, identity, MAJ_AT_K, f"maj_at_{rollouts}")
         limits = {name: (value, value) for name, value in majorities.items()}
-        yield _over_prompts(base, single, clusters, majorities, limits, unknown)
+        yield over_prompts(base, single, clusters, majorities, limits, unknown)
 
     def _base(
         self, session: Session, rows: Rows, identity: JudgeIdentity, metric: MetricSpec, name: str
@@ -258,22 +251,17 @@ def _fate(rollout: Rollout) -> str:
     return "truncated" if rollout.finish == "length" else ""
 
 
-def _judged(each: Checked) -> Judged:
-    kept = each.outcome
-    return Judged(
-        cluster=kept.cluster,
-        outcome=each.name,
-        hit=each.correct,
-        forced=kept.forced,
-        truncated=kept.truncated,
-        unclosed=kept.unclosed,
-    )
-
-
-def _ks(rollouts: int) -> list[int]:
-    """Powers of two up to the number of rollouts, and that number."""
-    powers = [2**power for power in range(1, rollouts.bit_length()) if 2**power < rollouts]
-    return [*powers, rollouts]
+def _parts(verdict: Verdict, sizes: dict[str, int]) -> dict[str, int]:
+    """Read what a checker counted in parts; a rollout that it did not look at has none."""
+    if "fate" in verdict.details:
+        return {}
+    found = {}
+    for name, size in sizes.items():
+        right, _, of = verdict.details.get(name, "").partition("/")
+        if of != str(size):
+            raise RequestFailed(f"the checker counted no {name} of {size}", kind="malformed")
+        found[name] = int(right)
+    return found
 
 
 def _numbers(checker: str, classes: object, answers: list[str | None]) -> list[int]:
@@ -289,83 +277,6 @@ def _numbers(checker: str, classes: object, answers: list[str | None]) -> list[i
             kind="malformed",
         )
     return numbers
-
-
-def _passes(
-    checked: list[Checked], k: int
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Give pass@k of each prompt that has k rollouts left.
-
-    Returns:
-        The values; and for every prompt what they were if all lost rollouts were wrong, and right.
-    """
-    from .stats import pass_at_k
-
-    sizes: Counter[str] = Counter()
-    right: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
-    for each in checked:
-        if each.correct is None:
-            lost[each.prompt] += 1
-        else:
-            sizes[each.prompt] += 1
-            right[each.prompt] += each.correct
-    values = {name: pass_at_k(n, right[name], k) for name, n in sizes.items() if n >= k}
-    limits = {}
-    for name in sizes | lost:
-        n, c, more = sizes[name], right[name], lost[name]
-        limits[name] = pass_at_k(n + more, c, k), pass_at_k(n + more, c + more, k)
-    return values, limits
-
-
-def _over_prompts(
-    base: Score,
-    single: Score,
-    clusters: dict[str, str],
-    values: dict[str, float],
-    limits: dict[str, tuple[float, float]],
-    unknown: int = 0,
-) -> Score:
-    """Average a value over prompts; those without one left the denominator.
-
-    Args:
-        base: The score to fill in.
-        single: The score of the same rollouts one by one.
-        clusters: Of each prompt.
-        values: Of the prompts that have one.
-        limits: Between which it lies, by prompt; of others, anywhere.
-        unknown: Prompts that have none since the checker failed.
-    """
-    from .stats import clustered_mean
-
-    totals: dict[str, float] = defaultdict(float)
-    sizes: Counter[str] = Counter()
-    for prompt in sorted(values):
-        totals[clusters[prompt]] += values[prompt]
-        sizes[clusters[prompt]] += 1
-    lost = {"error": unknown, "prompts": len(clusters) - len(values) - unknown}
-    extremes = [limits.get(name, (0.0, 1.0)) for name in clusters]
-    names = sorted(sizes)
-    estimate: Estimate | None = None
-    if names:
-        estimate = clustered_mean([totals[c] for c in names], [sizes[c] for c in names])
-    return msgspec.structs.replace(
-        base,
-        estimate=estimate,
-        undefined="" if estimate else "no prompt has all of its rollouts",
-        n=len(values),
-        n_prompts=len(values),
-        excluded={why: count for why, count in lost.items() if count},
-        bounds=_means(extremes) if extremes else None,
-        forced_close_share=single.forced_close_share,
-        truncated_share=single.truncated_share,
-        unclosed_share=single.unclosed_share,
-    )
-
-
-def _means(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-    lows, highs = zip(*pairs, strict=True)
-    return fsum(lows) / len(pairs), fsum(highs) / len(pairs)
 
 
 def _version(identity: JudgeIdentity) -> str:

@@ -137,7 +137,11 @@ class Verdicts:
             return Verdict(
                 correct=found.correct,
                 raw=found.extracted or "",
-                details={"extracted": "no" if found.extracted is None else "yes"},
+                details={
+                    **found.details,
+                    **{name: f"{right}/{of}" for name, (right, of) in found.parts.items()},
+                    "extracted": "no" if found.extracted is None else "yes",
+                },
             )
 
         try:
@@ -155,10 +159,19 @@ class Verdicts:
 
 
 class _Check(msgspec.Struct, frozen=True):
-    """What a checker of answers returns."""
+    """What a checker of answers returns.
+
+    Attributes:
+        correct: Whether the answer is right.
+        extracted: The answer that was found, or None.
+        parts: What is counted beside that, by name: how many are right, and how many there are.
+        details: What else there is to know.
+    """
 
     correct: bool
     extracted: str | None
+    parts: dict[str, tuple[int, int]] = {}
+    details: dict[str, str] = {}
 
 
 def _checked(checker: str, value: Any) -> _Check:
@@ -169,6 +182,10 @@ def _checked(checker: str, value: Any) -> _Check:
         raise RequestFailed(f"{checker}:check: {error}", kind="malformed") from error
     if found.correct and found.extracted is None:
         raise RequestFailed(f"{checker}:check: right, without an answer", kind="malformed")
+    if any(not 0 <= right <= of for right, of in found.parts.values()):
+        raise RequestFailed(f"{checker}:check: more parts right than there are", kind="malformed")
+    if {"fate", "extracted"} & {*found.parts, *found.details}:
+        raise RequestFailed(f"{checker}:check: 'fate' and 'extracted' are taken", kind="malformed")
     return found
 
 

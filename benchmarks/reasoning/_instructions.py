@@ -2,9 +2,9 @@
 
 The verification is lm-eval's, used as a library; nothing of it is written again here. An answer is
 right if it follows every instruction of its prompt as it stands (prompt level, strict). Beside that
-are told: whether it does after lm-eval's loosening (prompt level, loose: without bold marks, first
-or last line, in any combination), and which instructions it follows, strictly and loosely
-(instruction level). An empty answer follows none.
+the paper's other three rates are counted: whether it does after loosening (prompt level, loose:
+without bold marks, first or last line, in any combination), and how many instructions it follows,
+strictly and loosely (instruction level). An empty answer follows none.
 
 lm-eval's modules need langdetect, immutabledict and nltk, which tseval does not depend on; two
 kinds (numbers of sentences, capital words) also need nltk's punkt_tab data. What is missing is an
@@ -22,13 +22,14 @@ from typing import Any
 
 import tseval
 
-VERSION = "1"
+VERSION = "2"
 # A version of these can change what is followed.
 LIBRARIES = ("lm_eval", "langdetect", "nltk")
 
 _PACKAGES = ("langdetect", "immutabledict", "nltk")
 # Kinds whose check cuts the answer into sentences or words with nltk's data.
 _TOKENIZED = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
+_LOOSE = {True: "loosely", False: "not"}
 _FIELDS = ("prompt", "instruction_id_list", "kwargs")
 
 
@@ -42,8 +43,9 @@ def check(reference: str, answer: str) -> dict[str, Any]:
 
     Returns:
         'correct' (prompt level, strict), 'extracted' (how many instructions are followed, in
-        words; None for an empty answer), 'loose' (prompt level, loose), 'instructions_strict'
-        and 'instructions_loose' (a truth value per instruction).
+        words; None for an empty answer), 'parts' (see :func:`parts`: how many are followed, of
+        how many), and in 'details' for each instruction, in the order of the row, whether it is
+        followed 'strictly', 'loosely' or 'not'.
 
     Raises:
         tseval.DataError: The reference is no row of IFEval, or names an unknown instruction.
@@ -58,12 +60,29 @@ def check(reference: str, answer: str) -> dict[str, Any]:
     strict, loose = _followed(row, answer)
     total = len(strict)
     told = f"strict {sum(strict)}/{total}, loose {sum(loose)}/{total}"
+    kinds = row["instruction_id_list"]
     return {
         "correct": all(strict),
         "extracted": told if answer.strip() else None,
-        "loose": all(loose),
-        "instructions_strict": strict,
-        "instructions_loose": loose,
+        "parts": {
+            "prompt_level_loose": (int(all(loose)), 1),
+            "instruction_level_strict": (sum(strict), total),
+            "instruction_level_loose": (sum(loose), total),
+        },
+        "details": {
+            f"{number + 1}. {kind}": "strictly" if strict[number] else _LOOSE[loose[number]]
+            for number, kind in enumerate(kinds)
+        },
+    }
+
+
+def parts(reference: str) -> dict[str, int]:
+    """Say what is counted beside prompts that are followed strictly, and how many there are."""
+    total = len(_row(reference)["instruction_id_list"])
+    return {
+        "prompt_level_loose": 1,
+        "instruction_level_strict": total,
+        "instruction_level_loose": total,
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tseval.benchmarks.reasoning import _instructions
-from tseval.benchmarks.reasoning._instructions import check, classes, missing
+from tseval.benchmarks.reasoning._instructions import check, classes, missing, parts
 
 import tseval
 
@@ -29,6 +29,16 @@ PROGRAM = """
 import json, sys
 from tseval.benchmarks.reasoning._instructions import check
 print(json.dumps([check(json.dumps(row), answer) for row, answer in json.load(sys.stdin)]))
+"""
+# The same rows through lm-eval's own scorer, as its task calls it.
+STOCK = """
+import json, random, sys
+from tseval.benchmarks.reasoning._instructions import _library
+found = []
+for row, answer in json.load(sys.stdin):
+    random.seed(0)
+    found.append(_library().process_results({"key": 0, **row}, [answer]))
+print(json.dumps(found))
 """
 # Kind, its parameters, an answer that follows it, one that does not.
 KINDS = [
@@ -102,9 +112,11 @@ def checked(tmp_path_factory):
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     paths = [str(folder), os.environ.get("PYTHONPATH", "")]
 
-    def run(pairs: list[tuple[dict[str, object], str]]) -> list[dict[str, object]]:
+    def run(
+        pairs: list[tuple[dict[str, object], str]], program: str = PROGRAM
+    ) -> list[dict[str, object]]:
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", program],
             input=json.dumps(pairs),
             capture_output=True,
             text=True,
@@ -147,15 +159,94 @@ def test_strict_and_loose_and_both_levels_are_told_apart(checked):
     assert loose == {
         "correct": False,
         "extracted": "strict 1/2, loose 2/2",
-        "loose": True,
-        "instructions_strict": [False, True],
-        "instructions_loose": [True, True],
+        "parts": {
+            "prompt_level_loose": [1, 1],
+            "instruction_level_strict": [1, 2],
+            "instruction_level_loose": [2, 2],
+        },
+        "details": {"1. startend:quotation": "loosely", "2. punctuation:no_comma": "strictly"},
     }
     assert again == loose
-    assert (neither["correct"], neither["loose"]) == (False, False)
-    assert neither["instructions_loose"] == [True, False]
+    assert not neither["correct"]
+    assert neither["parts"] == {
+        "prompt_level_loose": [0, 1],
+        "instruction_level_strict": [1, 2],
+        "instruction_level_loose": [1, 2],
+    }
+    assert neither["details"]["2. punctuation:no_comma"] == "not"
     assert empty["extracted"] is None
-    assert (empty["correct"], empty["instructions_strict"]) == (False, [False, False])
+    assert not empty["correct"]
+    assert [right for right, _ in empty["parts"].values()] == [0, 0, 0]
+
+
+def test_as_many_parts_are_announced_as_are_counted(checked):
+    kinds = row(
+        ("startend:quotation", {}), ("punctuation:no_comma", {}), ("startend:quotation", {})
+    )
+    (found,) = checked([(kinds, "Ebb.")])
+    assert parts(json.dumps(kinds)) == {name: of for name, (_, of) in found["parts"].items()}
+    assert len(found["details"]) == 3
+
+
+def test_all_four_rates_are_those_of_lm_evals_own_scorer(checked):
+    """Every kind but two, with its right and its wrong answer, alone and in company."""
+    kinds = [(kind, parameters) for kind, parameters, *_ in KINDS]
+    answers = [answer for *_, good, bad in KINDS for answer in (good, bad) if answer is not None]
+    answers += ["", " ", "**bold**, here.", f"Sure:\n{answers[0]}", f"{answers[-2]}\nBye, then."]
+    pairs = []
+    for number, answer in enumerate(answers):
+        for size in (1, 2, 3):
+            first = number * 7 % len(kinds)
+            chosen = [kinds[(first + step * (number + 1)) % len(kinds)] for step in range(size)]
+            pairs.append((row(*dict(chosen).items()), answer))
+        if number < 2 * len(kinds):
+            pairs.append((row(kinds[number // 2]), answer))
+    ours, theirs = checked(pairs), checked(pairs, STOCK)
+    told = {(True, True): "strictly", (False, True): "loosely", (False, False): "not"}
+    for mine, stock in zip(ours, theirs, strict=True):
+        strict, loose = stock["inst_level_strict_acc"], stock["inst_level_loose_acc"]
+        assert mine["correct"] == stock["prompt_level_strict_acc"]
+        assert mine["parts"] == {
+            "prompt_level_loose": [int(stock["prompt_level_loose_acc"]), 1],
+            "instruction_level_strict": [sum(strict), len(strict)],
+            "instruction_level_loose": [sum(loose), len(loose)],
+        }
+        each = [told[bool(a), bool(b)] for a, b in zip(strict, loose, strict=True)]
+        assert list(mine["details"].values()) == each
+    assert len(pairs) > 150
+    assert {"strictly", "loosely", "not"} <= {t for one in ours for t in one["details"].values()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "good", "bad"),
+    [
+        (
+            "length_constraints:number_sentences",
+            {"num_sentences": 2, "relation": "at least"},
+            "The tide turns. The sea stays.",
+            "The tide turns, and the sea stays.",
+        ),
+        (
+            "change_case:capital_word_frequency",
+            {"capital_frequency": 2, "capital_relation": "at least"},
+            "THE TIDE turns.",
+            "THE tide turns.",
+        ),
+        (
+            "language:response_language",
+            {"language": "de"},
+            "Die Flut kommt und geht wieder, jeden Tag zweimal.",
+            "The tide comes and goes every day, twice.",
+        ),
+    ],
+)
+def test_kinds_that_need_data_are_followed_or_not_where_it_is_installed(
+    kind: str, parameters: dict[str, object], good: str, bad: str
+):
+    if lacking := missing([kind]):
+        pytest.skip(f"without {lacking}")
+    reference = json.dumps(row((kind, parameters)))
+    assert [check(reference, answer)["correct"] for answer in (good, bad)] == [True, False]
 
 
 @pytest.mark.parametrize("absent", ["langdetect", "immutabledict", "nltk"])

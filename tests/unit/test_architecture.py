@@ -11,14 +11,14 @@ import pytest
 # A module of tseval imports only modules that stand above it here; a package counts as one.
 ORDER = (
     *("errors", "workers", "types", "measurements"),
-    *("hookspecs", "formats", "thinking", "requests", "roles"),
+    *("hookspecs", "formats", "thinking", "requests", "stances", "roles"),
     *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
     *("kinds", "plugins", "journal_index", "journal", "readback", "arrays"),
     *("scheduler", "mapping", "memo"),
-    *("hidden", "asking", "judging", "verdicts", "ledger", "session"),
-    *("scoring", "reasoning", "prompt_benchmark"),
+    *("hidden", "asking", "judging", "verdicts", "stance_judging", "ledger", "session"),
+    *("scoring", "answer_scores", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "forecast"),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.sessions import finish, session_on
 from tseval.errors import CapabilityMissing
-from tseval.roles import Capabilities
+from tseval.requests import Capabilities
 from tseval.scripts import Call
 from tseval.session import Session
 from tseval.testing import TAGS_VIEW, ScriptedBackend

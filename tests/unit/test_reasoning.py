@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import sys
 from collections import Counter, defaultdict
@@ -93,7 +94,7 @@ PROMPTS = 24
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The checker, its log, and questions 0 .. 23 whose answers are 100 .. 123."""
     (tmp_path / f"{CHECKER}.py").write_text(CHECKER_CODE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("QUIZ_LOG", str(tmp_path / "log"))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, CHECKER, raising=False)
