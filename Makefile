@@ -15,6 +15,8 @@ PY := $(VENV)/bin/python
 # Byte-compiling what is mostly never imported would double the time (204 s against 110 s on two cores).
 INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --no-input --no-compile -c constraints.txt
 CODE := tseval benchmarks judges leaderboards tests bench
+# How many processes run the fast tests; 0 is this one alone, for a debugger.
+TEST_PROCESSES ?= 2
 # A stamp is newer than both files as long as the environment matches them.
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
@@ -34,8 +36,12 @@ demo: $(RUN) ## run the quick suite on a small real model and print its scorecar
 	@echo "==> tseval run --suite quick   (the first run fetches the demo model, 93 MB)"
 	@$(VENV)/bin/tseval run --suite quick
 
+# Nothing is compiled as it is installed: what the first test process imports must stay compiled for
+# the hundreds after it, each two to four times as slow to start without.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
+
 test: $(DEV) ## run the fast tests
-	@$(PY) -m pytest -q -m "not slow and not model and not vllm"
+	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not model and not vllm"
 
 test-slow: $(DEV) ## run the simulations, the builds and the tests on the demo model
 	@$(PY) -m pytest -q -m "(slow or model) and not vllm"
