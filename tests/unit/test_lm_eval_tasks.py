@@ -709,3 +709,50 @@ def test_an_oracle_on_every_row_of_gsm8k_scores_one_and_its_opposite_zero(
         assert score.estimate.value == float(right)
         assert score.n == 1319
         assert not score.partial
+
+
+def problems(folder: Path, **columns: str) -> str:
+    """Write rows of stock aime24 under some names of its columns."""
+    names = {"problem": "Problem", "answer": "Answer"} | columns
+    rows = [
+        {names["problem"]: f"{n} + {n}?", names["answer"]: str(2 * n), "id": n} for n in (21, 34)
+    ]
+    toys.write_rows(folder / "aime24.jsonl", rows)
+    return "lm-eval/aime24"
+
+
+def doubled(call: Any) -> str:
+    return rf"So it is \boxed{{{2 * int(call.prompt.split()[1])}}}."
+
+
+@pytest.mark.parametrize("columns", [{}, {"problem": "problem", "answer": "answer"}])
+def test_columns_of_a_mirror_may_differ_from_a_tasks_in_case(
+    tmp_path: Path, columns: dict[str, str]
+) -> None:
+    name = problems(tmp_path, **columns)
+    (score,) = measure(tmp_path / "run", scripted(doubled), name, data_dirs=(str(tmp_path),))
+    assert score.estimate is not None
+    assert score.estimate.value == 1.0
+    rows = kept(tmp_path / "run", name)["samples"]["aime24"]
+    assert [row["doc"]["Problem"] for row in rows] == ["21 + 21?", "34 + 34?"]
+
+
+def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
+    name = problems(tmp_path, problem="task")
+    with pytest.raises(DataError, match="what its rows do not have: 'Problem' is undefined"):
+        measure(tmp_path / "run", scripted(doubled), name, data_dirs=(str(tmp_path),))
+
+
+def test_an_oracle_on_the_mirrors_aime24_scores_one(tmp_path: Path, mirror: Path) -> None:
+    rows = map(json.loads, (mirror / "reasoning" / "aime24.jsonl").open(encoding="utf-8"))
+    answers = {row["problem"]: row["answer"] for row in rows}
+
+    def oracle(call: Any) -> str:
+        asked = call.prompt.removeprefix("Question: ").removesuffix("Answer:").strip()
+        return rf"\boxed{{{answers[asked]}}}"
+
+    (score,) = measure(
+        tmp_path / "run", scripted(oracle), "lm-eval/aime24", data_dirs=(str(mirror),)
+    )
+    assert score.estimate is not None
+    assert (score.estimate.value, score.n) == (1.0, 30)

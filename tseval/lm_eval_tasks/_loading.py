@@ -13,6 +13,7 @@ from typing import Any
 from tseval.errors import DataError
 from tseval.tables import find_file
 
+from ._columns import in_its_words
 from .records import Order, Refusal
 
 # lm-eval's own defaults; few-shot examples and shuffles depend on them.
@@ -36,6 +37,8 @@ def load(order: Order) -> "dict[str, Any] | Refusal":
     Raises:
         DataError: Local data lacks a split that the task needs.
     """
+    import jinja2
+
     seed()
     manager, name, leaves = _found(order)
     index = manager.task_index
@@ -45,7 +48,13 @@ def load(order: Order) -> "dict[str, Any] | Refusal":
     with tempfile.TemporaryDirectory() as folder:
         _redirect(index, leaves, order, Path(folder))
         seed()
-        loaded: dict[str, Any] = manager.load(name)
+        try:
+            loaded: dict[str, Any] = manager.load(name)
+        except jinja2.UndefinedError as error:
+            raise DataError(
+                f"its prompts name what its rows do not have: {error.message}",
+                hint="call the columns of the file in the --data-dir as the task does",
+            ) from error
     if not order.unsafe_code:
         unsafe = [n for n, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
         if unsafe:
@@ -172,7 +181,7 @@ def _redirect(index: dict[str, Any], leaves: list[str], order: Order, folder: Pa
         entry = index.get(leaf)
         if entry is None or entry.yaml_path is None or entry.kind.name != "TASK":
             continue
-        found = _local(leaf, entry.cfg, [Path(each) for each in order.data_dirs])
+        found = _local(leaf, entry.cfg, [Path(each) for each in order.data_dirs], folder)
         if found:
             text = json.dumps({"include": str(entry.yaml_path), "task": leaf, **found})
             (folder / f"{len(written)}.yaml").write_text(text, encoding="utf-8")
@@ -183,7 +192,9 @@ def _redirect(index: dict[str, Any], leaves: list[str], order: Order, folder: Pa
         index.update({leaf: local[leaf] for leaf in written})
 
 
-def _local(task: str, config: Mapping[str, Any], data_dirs: list[Path]) -> dict[str, Any]:
+def _local(
+    task: str, config: Mapping[str, Any], data_dirs: list[Path], folder: Path
+) -> dict[str, Any]:
     """Find a task's data in the data folders: settings that replace the task's, or none."""
     source = config.get("dataset_path")
     if not isinstance(source, str) or source in _BUILDERS.values() or not data_dirs:
@@ -191,10 +202,12 @@ def _local(task: str, config: Mapping[str, Any], data_dirs: list[Path]) -> dict[
     for stem in _stems(task, source, config.get("dataset_name")):
         file = find_file(stem, data_dirs)
         if file is not None:
+            splits = _splits(task, config, file, data_dirs)
+            copies = {each: in_its_words(config, each, folder) for each in {*splits.values()}}
             return {
                 "dataset_path": _BUILDERS[file.suffix],
                 "dataset_name": None,
-                "dataset_kwargs": {"data_files": _splits(task, config, file, data_dirs)},
+                "dataset_kwargs": {"data_files": {k: str(copies[v]) for k, v in splits.items()}},
             }
     for data in data_dirs:
         # A copy of the hub's repository, as its name says.
@@ -219,7 +232,7 @@ def _stems(task: str, source: str, config: str | None) -> Iterator[str]:
 
 def _splits(
     task: str, config: Mapping[str, Any], file: Path, data_dirs: list[Path]
-) -> dict[str, str]:
+) -> dict[str, Path]:
     """Say which file stands for which split."""
     examples = config.get("fewshot_config") or {}
     measured = config.get("test_split") or config.get("validation_split")
@@ -229,7 +242,7 @@ def _splits(
     splits = {str(config[each]) for each in named if config.get(each)}
     splits |= {str(examples["split"])} if examples.get("split") else set()
     taken = bool(config.get("num_fewshot")) and "samples" not in examples
-    files: dict[str, str] = {}
+    files: dict[str, Path] = {}
     for split in sorted(splits):
         own = find_file(f"{file.stem}.{split}", data_dirs)
         if own is None and split != measured and split == shown and taken:
@@ -239,5 +252,5 @@ def _splits(
                 hint=f"put {file.stem}.{split}{file.suffix} beside it, or take a zero-shot task",
             )
         # A split that is named but never shown has to be there, whatever it holds.
-        files[split] = str((own or file).resolve())
+        files[split] = (own or file).resolve()
     return files
