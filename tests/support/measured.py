@@ -67,7 +67,9 @@ def measurement(**more: Any) -> Measurement:
         "numbers": (
             number(),
             number(estimate=None, undefined="undefined: 4 refusals", null=None, p_value=None),
-            number(metric="settled", group="25%", estimate=estimate(0.8, 0.7, 0.9), variant="paper"),
+            number(
+                metric="settled", group="25%", estimate=estimate(0.8, 0.7, 0.9), variant="paper"
+            ),
         ),
         "curves": (curve(), curve(group="benign"), curve(variant="paper", null_low=(), low=())),
         "grids": (grid(),),

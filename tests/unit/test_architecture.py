@@ -21,6 +21,7 @@ ORDER = (
     *("scoring", "answer_scores", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "forecast"),
+    *("readings", "deliberation", "before_after"),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
     *("models", "probes", "train", "cli"),
 )
@@ -32,7 +33,7 @@ HEAVY = {
     *("torch", "transformers", "accelerate", "peft", "trl", "vllm", "gguf"),
     *("datasets", "pyarrow", "pandas", "lm_eval", "math_verify"),
     *("scipy", "sklearn", "statsmodels"),
-    *("plotly", "rich", "httpx"),
+    *("plotly", "matplotlib", "rich", "httpx"),
 }
 
 

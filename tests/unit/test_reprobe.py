@@ -131,8 +131,8 @@ def test_a_judge_that_labels_no_refusals_starts_no_model(tmp_path: Path) -> None
     made(tmp_path / "run", "toy_probe", "quick_harmful")
     outcome = again(tmp_path / "run", "harm", backend=Broken(mixed))
     assert (outcome.exit_code, outcome.left) == (0, {})
+    made(tmp_path / "probe")
     with pytest.raises(ConfigError, match="no probe whose labels these judges could give"):
-        made(tmp_path / "probe")
         again(tmp_path / "probe", "harm", backend=Broken(mixed))
 
 

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tseval.cli import doctor, export, judge, ls, plan, run, show
+from tseval.cli import doctor, export, judge, ls, plan, report, run, show
 from tseval.cli.common import Sections, errors
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("run", cls=Sections)(run.command)
 app.command("plan", cls=Sections)(plan.command)
 app.command("ls")(ls.command)
 app.command("show")(show.command)
+app.command("report")(report.command)
 app.add_typer(judge.app, name="judge")
 app.command("export")(export.command)
 app.command("doctor")(doctor.command)

@@ -67,7 +67,7 @@ def command(
     """
     import asyncio
 
-    from tseval.cli.output import Form, print_scorecard, remarks_of
+    from tseval.cli.output import Form, print_scorecard, remarks_of, write_page
     from tseval.cli.progress import display
     from tseval.cli.run import until_terminated
     from tseval.errors import ConfigError
@@ -91,6 +91,7 @@ def command(
                 raise KeyboardInterrupt from None
         form: Form = "json" if json else "markdown" if markdown else "table"
         print_scorecard(outcome.scorecard, remarks_of(folder.manifest), form)
+        write_page(folder)
     counts = folder.manifest.legs[-1].counts
     made = counts.get("verdict.made", 0)
     asked = sum(counts.get(f"{kind}.made", 0) for kind in ("generation", "extension"))

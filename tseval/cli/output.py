@@ -1,11 +1,14 @@
-"""Print scorecards and lists: as a table, as Markdown, or as JSON records on stdout."""
+"""Put results out: tables, Markdown or JSON on stdout, a web page into a file."""
 
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from tseval.runfolder import Manifest, Scorecard
+    from tseval.report.html import Part
+    from tseval.report.judges import Page
+    from tseval.runfolder import Manifest, RunFolder, Scorecard
 
 Form = Literal["json", "markdown", "table"]
 # Wide enough for every column where the output is no terminal, so that nothing is wrapped.
@@ -40,6 +43,72 @@ def print_scorecard(
         sys.stdout.write(table.markdown(scorecard, warnings, members=members))
     else:
         console().print(table.rich_table(scorecard, warnings, members=members))
+
+
+def write_page(folder: "RunFolder", to: Path | None = None, first: "Sequence[Part]" = ()) -> Path:
+    """Write a run's web page.
+
+    Args:
+        folder: The run; it has scores.
+        to: The file; None: ``report.html`` in the run's folder.
+        first: Parts above those of the run.
+
+    Raises:
+        TsevalError: It cannot be written.
+    """
+    from tseval.deliberation import deliberation
+    from tseval.errors import TsevalError
+    from tseval.report.deliberation import deliberation_part
+    from tseval.report.html import report_html, write_whole
+
+    scorecard, measurements, manifest = folder.scorecard(), folder.measurements(), folder.manifest
+    cards = deliberation(scorecard, measurements)
+    page = report_html(
+        scorecard,
+        measurements,
+        [*incomplete(folder), *remarks_of(manifest)],
+        facts=_facts(folder),
+        first=[*first, *(deliberation_part(card, several=len(cards) > 1) for card in cards)],
+    )
+    path = to or folder.path / "report.html"
+    try:
+        write_whole(path, page)
+    except OSError as error:
+        raise TsevalError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="tseval report RUN --out FILE writes it elsewhere",
+        ) from error
+    return path
+
+
+def incomplete(folder: "RunFolder") -> list[str]:
+    """Say that a run is not complete, if it is not."""
+    status = folder.manifest.status
+    return [] if status == "complete" else [f"this run is not complete (status: {status})"]
+
+
+def _facts(folder: "RunFolder") -> dict[str, str]:
+    manifest = folder.manifest
+    started = manifest.legs[0].started if manifest.legs else ""
+    named = {
+        "suite": ", ".join(manifest.spec.suites),
+        "judges": ", ".join((*manifest.spec.judges, *manifest.judges)),
+        "intervention": manifest.spec.intervention,
+        "started": started,
+        "tseval": manifest.versions.get("tseval", ""),
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def print_page(page: "Page", form: Form) -> None:
+    """Print a page below what stands there already."""
+    from tseval.report.judges import markdown_page, rich_page
+
+    if form == "markdown":
+        sys.stdout.write("\n" + markdown_page(page))
+    else:
+        console().print()
+        console().print(rich_page(page))
 
 
 def print_json(value: Any) -> None:

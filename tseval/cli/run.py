@@ -369,7 +369,8 @@ async def until_terminated(work: Coroutine[Any, Any, T]) -> T:
 
 def _print(outcome: Any, given: dict[str, Any]) -> None:
     """Print records on stdout and what to do next on stderr."""
-    from tseval.cli.output import print_scorecard, remarks_of
+    from tseval.cli.output import print_scorecard, remarks_of, write_page
+    from tseval.errors import TsevalError
     from tseval.runner import FAIL_SHARE, WARN_SHARE
 
     form: Literal["json", "markdown", "table"] = "table"
@@ -394,4 +395,10 @@ def _print(outcome: Any, given: dict[str, Any]) -> None:
             f"{level}: {100 * outcome.lost_share:.1f}% of the verdicts of a benchmark are unparsed"
             f" or failed{again}\n"
         )
+    try:
+        page = write_page(outcome.folder)
+        sys.stderr.write(f"{page} shows it in a browser\n")
+    except TsevalError as error:
+        # The run is done and its scores are written: a page that is not takes nothing away.
+        sys.stderr.write(f"warning: {error}\n")
     sys.stderr.write(f"tseval show {shlex.quote(str(path))} prints this table again\n")

@@ -6,15 +6,33 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tseval.cli.common import errors, option
-from tseval.cli.output import Form, console, print_json, print_scorecard, remarks_of
+from tseval.cli.output import (
+    Form,
+    incomplete,
+    print_json,
+    print_page,
+    print_scorecard,
+    remarks_of,
+    write_page,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tseval.before_after import Changes
     from tseval.report.judges import Page
     from tseval.runfolder import RunFolder
 
 
 def command(
     run: Path = typer.Argument(..., help="A run's folder."),
+    against: Path | None = option(
+        "--against", help="A run to compare the deliberation scorecard with: the one before."
+    ),
+    html: Path | None = option("--html", help="Write all of it as one web page into this file."),
+    measurements: bool = option(
+        "--measurements", default=False, help="Print every number and table of the probes."
+    ),
     calibration: Path | None = option(
         "--calibration",
         help="Correct rates for the judge's errors, by a record of tseval judge validate.",
@@ -28,8 +46,11 @@ def command(
 ) -> None:
     """Print the scorecard of a run, with every number's denominator, interval and protocol.
 
-    A run with several judges also shows how far they agree; one with labels by people, or with
-    --calibration, rates that are corrected for the judge's errors.
+    A run of probes also shows its deliberation scorecard; a run with several judges how far they
+    agree; one with labels by people, or with --calibration, rates that are corrected for the
+    judge's errors.
+
+    Exit codes: 0 fine; 2 wrong usage; 4 --against names a run that was measured differently.
     """
     with errors(debug=debug):
         from msgspec import to_builtins
@@ -38,19 +59,52 @@ def command(
 
         folder = RunFolder.load(run)
         form: Form = "json" if json else "markdown" if markdown else "table"
-        warnings = remarks_of(folder.manifest)
-        if folder.manifest.status != "complete":
-            warnings.insert(0, f"this run is not complete (status: {folder.manifest.status})")
+        changes = _changes(against, folder) if against is not None else []
+        warnings = [*incomplete(folder), *remarks_of(folder.manifest)]
         further = _further(folder, calibration, disagreements)
         if _judges(folder) > 1 and "agreement" not in further:
             warnings.append("agreement of the judges: not shown, since the run's journal is gone")
-        if form == "json" and further:
+        probed = _probed(folder, measurements)
+        if changes:
+            probed["changes"] = changes
+        if html is not None:
+            _write(folder, html, changes)
+        if form == "json" and (further or probed):
             # Beside the scorecard's own fields, which stand where they do without any of this.
-            print_json({**to_builtins(folder.scorecard()), **further})
+            print_json({**to_builtins(folder.scorecard()), **further, **probed})
             return
         print_scorecard(folder.scorecard(), warnings, form)
-        for page in _pages(further):
-            _print(page, form)
+        for page in _pages({**further, **probed}):
+            print_page(page, form)
+
+
+def _changes(against: Path, folder: "RunFolder") -> "list[Changes]":
+    from tseval.before_after import changes_between
+    from tseval.plugins import load_registry
+    from tseval.runfolder import RunFolder
+
+    return changes_between(RunFolder.load(against), folder, load_registry().metrics)
+
+
+def _write(folder: "RunFolder", path: Path, changes: "list[Changes]") -> None:
+    import sys
+
+    from tseval.report.deliberation import changes_part
+
+    page = write_page(folder, path, [changes_part(each) for each in changes])
+    sys.stderr.write(f"{page}\n")
+
+
+def _probed(folder: "RunFolder", whole: bool) -> dict[str, Any]:
+    """Find what probes have to show: their scorecard, and if asked for the whole of it."""
+    from tseval.deliberation import deliberation
+
+    found = folder.measurements()
+    cards = deliberation(folder.scorecard(), found)
+    probed: dict[str, Any] = {"deliberation": cards} if cards else {}
+    if whole:
+        probed["measurements"] = found
+    return probed
 
 
 def _further(folder: "RunFolder", calibration: Path | None, count: int) -> dict[str, Any]:
@@ -77,25 +131,24 @@ def _judges(folder: "RunFolder") -> int:
     return len({score.judge for score in folder.scorecard().scores if score.judge})
 
 
-def _pages(further: dict[str, Any]) -> "list[Page]":
+def _pages(further: dict[str, Any]) -> "Iterator[Page]":
     from tseval.report.agreement import agreements_page, disagreements_page
+    from tseval.report.deliberation import changes_page, deliberation_page
     from tseval.report.judges import corrections_page
+    from tseval.report.measured import measurement_page
 
     layouts: dict[str, Any] = {
         "agreement": agreements_page,
         "disagreements": disagreements_page,
         "corrections": corrections_page,
     }
-    return [layouts[name](value) for name, value in further.items()]
-
-
-def _print(page: "Page", form: Form) -> None:
-    import sys
-
-    from tseval.report.judges import markdown_page, rich_page
-
-    if form == "markdown":
-        sys.stdout.write("\n" + markdown_page(page))
-    else:
-        console().print()
-        console().print(rich_page(page))
+    of_each: dict[str, Any] = {
+        "deliberation": deliberation_page,
+        "measurements": measurement_page,
+        "changes": changes_page,
+    }
+    for name, value in further.items():
+        if name in layouts:
+            yield layouts[name](value)
+        else:
+            yield from map(of_each[name], value)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Inches: one column of most journals, two of none.
 _WIDTH, _HEIGHT, _DPI = 5.2, 3.6, 200
 # Identifiers inside an SVG hang on the salt, the date would be today's; '$' is no formula here.
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.hashsalt": "tseval",
     "svg.fonttype": "path",
     "text.parse_math": False,

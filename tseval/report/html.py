@@ -186,7 +186,7 @@ def _plotly() -> str:
     return script.replace("</script", "<\\/script").strip()
 
 
-def write_report(path: Path, page: str) -> None:
+def write_whole(path: Path, page: str) -> None:
     """Write a page whole or not at all."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,276 @@
+"""Two deliberation scorecards side by side: what changed between two runs, and by how much."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from math import sqrt
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from .deliberation import DeliberationCard, Finding, deliberation
+from .errors import ConfigError, NotComparable
+from .judgement.agreement import journal_gap
+from .judgement.rows import judgements_of, read_rows
+from .protocol import differing
+from .roles import MetricSpec
+from .runfolder import RunFolder, Scorecard
+from .stats_compare import tango_interval
+from .types import Estimate, Score, Unit
+
+_LEVEL = 0.95
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """One row of two cards.
+
+    Attributes:
+        key, title, unit, higher_is_better, axis: As on the findings.
+        before, after: Values; None where undefined.
+        undefined: Why there is no difference, or ''.
+        difference: After less before, with its interval; ``method`` says whether it is paired.
+        reading: A sentence, or ''.
+    """
+
+    key: str
+    title: str
+    unit: Unit
+    higher_is_better: bool | None
+    axis: str
+    before: Estimate | None = None
+    after: Estimate | None = None
+    undefined: str = ""
+    difference: Estimate | None = None
+    reading: str = ""
+
+
+class Changes(Struct, frozen=True, kw_only=True):
+    """What changed from one run to another, under one judge.
+
+    Attributes:
+        before, after: Names of the two models.
+        judge: Whose labels both rest on.
+        changes: Rows, in the order of the page.
+        notes: What a reader has to know.
+    """
+
+    before: str
+    after: str
+    judge: str
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+
+
+class _Side(NamedTuple):
+    folder: RunFolder
+    scorecard: Scorecard
+    card: DeliberationCard
+
+
+def changes_between(
+    baseline: RunFolder, candidate: RunFolder, metrics: Mapping[str, object]
+) -> list[Changes]:
+    """Compare the deliberation scorecards of two runs.
+
+    Args:
+        baseline: The run before: the base model, or the model without a defence.
+        candidate: The run after.
+        metrics: Registered metrics by name.
+
+    Returns:
+        A comparison for each judge that both runs have.
+
+    Raises:
+        ConfigError: A run has no probe.
+        NotComparable: They were measured under different protocols; names the fields.
+    """
+    before, after = _sides(baseline), _sides(candidate)
+    shared = [judge for judge in after if judge in before]
+    if not shared:
+        raise NotComparable(
+            f"no judge is common to the probes of both runs ({', '.join(before)} there,"
+            f" {', '.join(after)} here)",
+            hint=f"tseval judge {baseline.path} --judge {next(iter(after))}",
+        )
+    return [_compared(before[judge], after[judge], metrics) for judge in shared]
+
+
+def _sides(folder: RunFolder) -> dict[str, _Side]:
+    scorecard = folder.scorecard()
+    cards = deliberation(scorecard, folder.measurements())
+    if not cards:
+        raise ConfigError(
+            f"{folder.path} has no probe of the deliberation scorecard",
+            hint="tseval run --suite deliberation measures them",
+        )
+    return {card.judge: _Side(folder, scorecard, card) for card in cards}
+
+
+def _compared(before: _Side, after: _Side, metrics: Mapping[str, object]) -> Changes:
+    _require_alike(before, after)
+    there = {(row.key, row.title): row for row in before.card.findings}
+    here = {(row.key, row.title): row for row in after.card.findings}
+    rows = [
+        _change(there[at], row, _paired(row, before, after, metrics))
+        for at, row in here.items()
+        if at in there
+    ]
+    alone = [title for (_, title) in {**there, **here} if (_, title) not in there.keys() & here]
+    notes = [f"in one of the runs only: {', '.join(alone)}"] if alone else []
+    if any(row.difference is not None and "independent" in row.difference.method for row in rows):
+        notes.append(
+            "differences marked 'independent' take the two runs as independent samples, though"
+            " both were asked the same prompts: as a rule their intervals are too wide"
+        )
+    if before.card.subject == after.card.subject:
+        notes.append("both runs name the same model")
+    return Changes(
+        before=before.card.subject,
+        after=after.card.subject,
+        judge=after.card.judge,
+        changes=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+# -- comparable or not
+
+
+def _require_alike(before: _Side, after: _Side) -> None:
+    """Raise NotComparable where a row of both cards was measured in two ways."""
+    fields: dict[str, list[str]] = defaultdict(list)
+    for benchmark, names in _differences(before, after):
+        for name in names:
+            if benchmark not in fields[name]:
+                fields[name].append(benchmark)
+    if fields:
+        shown = "; ".join(f"{name} ({', '.join(of)})" for name, of in sorted(fields.items()))
+        raise NotComparable(
+            f"{before.folder.path} and {after.folder.path} were measured differently: {shown}",
+            hint="run both with the same --scale, --protocol, judges and data",
+        )
+
+
+def _differences(before: _Side, after: _Side) -> Iterator[tuple[str, list[str]]]:
+    judge = after.card.judge
+    used = {row.source[0] for row in after.card.findings}
+    used &= {row.source[0] for row in before.card.findings}
+    there, here = (
+        {
+            (s.benchmark, s.group, s.metric): side.scorecard.protocols.get(s.fingerprint, {})
+            for s in side.scorecard.scores
+            if s.judge == judge and s.benchmark in used
+        }
+        for side in (before, after)
+    )
+    for at in sorted(there.keys() & here):
+        yield at[0], differing(there[at], here[at])
+    # A probe without a score that both have: its constants are all that is known of it.
+    settings = [
+        {m.probe: m.settings for m in side.folder.measurements() if m.judge == judge}
+        for side in (before, after)
+    ]
+    for probe in sorted(used & settings[0].keys() & settings[1].keys()):
+        named = [f"settings.{each}" for each in differing(settings[0][probe], settings[1][probe])]
+        yield probe, named
+
+
+# -- one row
+
+
+def _change(there: Finding, here: Finding, paired: Estimate | None) -> Change:
+    found = None
+    if there.estimate is not None and here.estimate is not None:
+        found = paired or independent(there.estimate, here.estimate)
+    why = [f"{name}: {row.undefined}" for name, row in (("before", there), ("after", here))]
+    return Change(
+        key=here.key,
+        title=here.title,
+        unit=here.unit,
+        higher_is_better=here.higher_is_better,
+        axis=here.axis,
+        before=there.estimate,
+        after=here.estimate,
+        undefined="" if found is not None else "; ".join(w for w in why if not w.endswith(": ")),
+        difference=found,
+        reading=_reading(found, here.higher_is_better),
+    )
+
+
+def independent(before: Estimate, after: Estimate) -> Estimate:
+    """Estimate the difference of two independent values from their intervals.
+
+    Source: Zou and Donner (2008), Statistics in Medicine 27:1693 (MOVER).
+    """
+    value = after.value - before.value
+    below = sqrt((after.value - after.low) ** 2 + (before.high - before.value) ** 2)
+    above = sqrt((after.high - after.value) ** 2 + (before.value - before.low) ** 2)
+    return Estimate(
+        value=value,
+        low=value - below,
+        high=value + above,
+        level=_LEVEL,
+        method="independent (mover)",
+    )
+
+
+def _paired(
+    row: Finding, before: _Side, after: _Side, metrics: Mapping[str, object]
+) -> Estimate | None:
+    """Pair the rollouts of both runs by their prompts; None where their records do not allow it.
+
+    They do for benchmarks of prompts with one rollout a prompt, where both journals are there.
+    """
+    metric = metrics.get(row.source[1])
+    if not isinstance(metric, MetricSpec) or row.source[2] == "average":
+        return None
+    outcomes = []
+    for side in (before, after):
+        score = _score(side, row)
+        rows = read_rows(side.folder) if side.folder.journal.is_dir() else []
+        if score is None or journal_gap(rows, side.scorecard):
+            return None
+        hits: dict[str, list[float | None]] = defaultdict(list)
+        for each in judgements_of(rows, score, metric, {}):
+            hits[each.cluster].append(each.hit)
+        if any(len(each) > 1 for each in hits.values()):
+            return None
+        outcomes.append({cluster: each[0] for cluster, each in hits.items()})
+    return _tango(outcomes[0], outcomes[1])
+
+
+def _tango(there: dict[str, float | None], here: dict[str, float | None]) -> Estimate | None:
+    pairs = [(there[c], here[c]) for c in sorted(there.keys() & here)]
+    known = [(b, a) for b, a in pairs if b is not None and a is not None]
+    if not known or any(value not in (0, 1) for pair in known for value in pair):
+        return None
+    only_after = sum(a > b for b, a in known)
+    only_before = sum(b > a for b, a in known)
+    found = tango_interval(only_after, only_before, len(known))
+    return Estimate(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        level=found.level,
+        method=f"paired (tango, {len(known)} prompts)",
+    )
+
+
+def _score(side: _Side, row: Finding) -> Score | None:
+    found = (
+        score
+        for score in side.scorecard.scores
+        if (score.benchmark, score.metric, score.group) == row.source
+        and score.judge == side.card.judge
+    )
+    return next(found, None)
+
+
+def _reading(found: Estimate | None, better: bool | None) -> str:
+    if found is None:
+        return ""
+    if found.low <= 0 <= found.high:
+        return "No difference is shown: the interval holds 0."
+    rose = found.low > 0
+    if better is None:
+        return "It rose." if rose else "It fell."
+    return "Better." if rose is better else "Worse."
