@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chunks import MOST_CHUNKS, Chunk, chunked, token_end
+    from .chunks import LONGEST_CHUNK, MOST_CHUNKS, SHORTEST_CHUNK, Chunk, chunked, token_end
     from .commitment import (
         COMMITTED,
         commitment_cut,
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     )
     from .cuts import (
         ALPHA,
+        LOCKED,
         Family,
         Pair,
+        ReplayedCut,
         Tally,
         choose_cuts,
         cut_p_value,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
         sign_flip_p,
         smallest_significant_move,
     )
-    from .groups import near_duplicates
+    from .groups import LEAST_SHARED, near_duplicates
     from .linear import (
         FOLDS,
         P1,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
         prepare,
         stratified_folds,
     )
+    from .oscillation_findings import OscillationFindings, oscillation_results
     from .prefixes import (
         is_loop,
         prefix_fault,
@@ -106,6 +109,7 @@ if TYPE_CHECKING:
         Run,
         Sham,
         StanceAgreement,
+        StanceTrace,
         Transition,
         ordinal_alpha,
         runs_of,
@@ -113,11 +117,13 @@ if TYPE_CHECKING:
         stance_agreement,
         transitions,
     )
-    from .steering import NOTICE, steered
+    from .steering import NOTICE, paired_gain, refusal_share, steered
 
 _HOMES: dict[str, tuple[str, ...]] = {
     "chunks": (
+        "LONGEST_CHUNK",
         "MOST_CHUNKS",
+        "SHORTEST_CHUNK",
         "Chunk",
         "chunked",
         "token_end",
@@ -148,8 +154,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "cuts": (
         "ALPHA",
+        "LOCKED",
         "Family",
         "Pair",
+        "ReplayedCut",
         "Tally",
         "choose_cuts",
         "cut_p_value",
@@ -162,7 +170,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "sign_flip_p",
         "smallest_significant_move",
     ),
-    "groups": ("near_duplicates",),
+    "groups": ("LEAST_SHARED", "near_duplicates"),
     "linear": (
         "FOLDS",
         "P1",
@@ -173,6 +181,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "out_of_fold",
         "prepare",
         "stratified_folds",
+    ),
+    "oscillation_findings": (
+        "OscillationFindings",
+        "oscillation_results",
     ),
     "prefixes": (
         "prefix_fault",
@@ -226,6 +238,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Run",
         "Sham",
         "StanceAgreement",
+        "StanceTrace",
         "Transition",
         "ordinal_alpha",
         "runs_of",
@@ -236,6 +249,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "steering": (
         "NOTICE",
         "steered",
+        "paired_gain",
+        "refusal_share",
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -247,11 +262,15 @@ __all__ = [
     "FOLDS",
     "LAYERS",
     "LEAST_OF_A_CLASS",
+    "LEAST_SHARED",
+    "LOCKED",
+    "LONGEST_CHUNK",
     "MOST_CHUNKS",
     "NOTICE",
     "P1",
     "P2",
     "SCALES",
+    "SHORTEST_CHUNK",
     "SIZES",
     "STATES",
     "Cases",
@@ -262,17 +281,20 @@ __all__ = [
     "Label",
     "LinearProbe",
     "Null",
+    "OscillationFindings",
     "Pair",
     "Places",
     "Point",
     "Pool",
     "Probing",
     "Readout",
+    "ReplayedCut",
     "Resampled",
     "Run",
     "Sham",
     "Sizes",
     "StanceAgreement",
+    "StanceTrace",
     "Tally",
     "Transition",
     "auroc",
@@ -306,8 +328,10 @@ __all__ = [
     "mean_auroc",
     "near_duplicates",
     "ordinal_alpha",
+    "oscillation_results",
     "out_of_fold",
     "out_of_fold_decisions",
+    "paired_gain",
     "paper_numbers",
     "permutation_null",
     "permuted",
@@ -320,6 +344,7 @@ __all__ = [
     "prompt_state",
     "read_out",
     "read_states",
+    "refusal_share",
     "replay_prefix",
     "resample_means",
     "resample_ratios",

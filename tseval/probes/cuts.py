@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from tseval.stats_compare import benjamini_hochberg, holm
 
+from .stances import Sham, Transition
+
 Floats = NDArray[np.float64]
 
 ALPHA = 0.05
@@ -50,6 +52,31 @@ class Pair(Struct, frozen=True, kw_only=True):
     pre: Tally
     post: Tally
     stopped: bool = False
+
+
+class ReplayedCut(Struct, frozen=True, kw_only=True):
+    """A transition that was replayed, with its sham.
+
+    Attributes:
+        trace: Place of its trace.
+        change: The transition.
+        real: Replays before and after it.
+        sham: Where the sham stands; None if none was found.
+        donor: Place of the trace that the sham stands in.
+        null: Replays before and after the sham; None without one, or where too few have a label.
+    """
+
+    trace: int
+    change: Transition
+    real: Pair
+    sham: Sham | None = None
+    donor: int = -1
+    null: Pair | None = None
+
+
+def toward(pair: Pair, stance: int) -> float:
+    """How far compliance moves to the side of a stance, from the first point to the second."""
+    return (pair.post.rate - pair.pre.rate) * stance
 
 
 def choose_cuts(prompts: Sequence[int], most: int, rng: np.random.Generator) -> tuple[int, ...]:

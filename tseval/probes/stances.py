@@ -6,11 +6,15 @@ once the last stance is carried forward over zeros.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import Literal, NamedTuple
 
 import numpy as np
 from msgspec import Struct
+
+from tseval.types import Estimate
+
+from .resampling import bootstrap_estimate, resample_ratios
 
 Mode = Literal["segment", "flip"]
 # How many times longer or shorter than what it stands for a sham may be.
@@ -159,23 +163,40 @@ def sham_for(
     return best[2]
 
 
+class StanceTrace(Struct, frozen=True, kw_only=True):
+    """A trace whose chunks have stances.
+
+    Attributes:
+        prompt: Place of its prompt in the pool.
+        rollout: Which rollout of the prompt it is.
+        harmful: Whether the prompt is.
+        ends: Where each chunk ends, in characters, int [chunks].
+        labels: Stances by the judge whose transitions are replayed, int [chunks].
+        beside: Stances by each judge that labels on its own, where all of them did.
+    """
+
+    prompt: int
+    rollout: int
+    harmful: bool
+    ends: tuple[int, ...]
+    labels: tuple[int, ...]
+    beside: tuple[tuple[int, ...], ...] = ()
+
+
 class StanceAgreement(Struct, frozen=True, kw_only=True):
     """How far stance judges agree on the same traces.
 
     Attributes:
         chunks, traces: What all of them labelled.
         alpha: Krippendorff's alpha for ordered labels over chunks; None if undefined.
-        low, high: Its interval, by resampling prompts.
-        transition: Share of transitions of a judge that another one has too, between the same two
-            chunks give or take one; mean over ordered pairs of judges; None without transitions.
+        shared: Share of a judge's transitions that another one has too (see
+            :func:`shared_transitions`), over ordered pairs of judges; None without transitions.
     """
 
     chunks: int
     traces: int
-    alpha: float | None
-    low: float | None = None
-    high: float | None = None
-    transition: float | None = None
+    alpha: Estimate | None = None
+    shared: Estimate | None = None
 
 
 def ordinal_alpha(ratings: "np.ndarray") -> float | None:
@@ -237,34 +258,43 @@ def stance_agreement(
     """
     tables = [np.asarray(trace, dtype=np.int64).T for trace in labelled]
     if not tables:
-        return StanceAgreement(chunks=0, traces=0, alpha=None)
-    alpha = ordinal_alpha(np.concatenate(tables))
-    low = high = None
-    if alpha is not None:
-        by_prompt: dict[int, list[np.ndarray]] = {}
-        for prompt, table in zip(prompts, tables, strict=True):
-            by_prompt.setdefault(prompt, []).append(table)
-        clusters = [np.concatenate(parts) for parts in by_prompt.values()]
-        draws = (
-            ordinal_alpha(np.concatenate([clusters[i] for i in picked]))
-            for picked in rng.integers(len(clusters), size=(bootstraps, len(clusters)))
-        )
-        defined = [draw for draw in draws if draw is not None]
-        if len(clusters) > 1 and defined:
-            low, high = (float(q) for q in np.quantile(defined, [0.025, 0.975]))
-    pairs = [
-        shared_transitions(one, other)
-        for trace in labelled
-        for a, one in enumerate(trace)
-        for b, other in enumerate(trace)
-        if a != b
-    ]
-    total = sum(mine for mine, _ in pairs)
+        return StanceAgreement(chunks=0, traces=0)
+    counts = []
+    for trace in labelled:
+        found = [shared_transitions(a, b) for a, b in permutations(trace, 2)]
+        counts.append([sum(each) for each in zip(*found, strict=True)])
+    mine, shared = np.asarray(counts, dtype=float).T[:, :, None]
+    drawn = resample_ratios(shared, mine, prompts, draws=bootstraps, rng=rng)
     return StanceAgreement(
         chunks=sum(len(table) for table in tables),
         traces=len(tables),
-        alpha=alpha,
-        low=low,
-        high=high,
-        transition=sum(shared for _, shared in pairs) / total if total else None,
+        alpha=_alpha(tables, prompts, rng, bootstraps),
+        shared=bootstrap_estimate(drawn),
+    )
+
+
+def _alpha(
+    tables: Sequence["np.ndarray"],
+    prompts: Sequence[int],
+    rng: "np.random.Generator",
+    bootstraps: int,
+) -> Estimate | None:
+    value = ordinal_alpha(np.concatenate(tables))
+    if value is None:
+        return None
+    by_prompt: dict[int, list[np.ndarray]] = {}
+    for prompt, table in zip(prompts, tables, strict=True):
+        by_prompt.setdefault(prompt, []).append(table)
+    clusters = [np.concatenate(parts) for parts in by_prompt.values()]
+    draws = (
+        ordinal_alpha(np.concatenate([clusters[i] for i in picked]))
+        for picked in rng.integers(len(clusters), size=(bootstraps, len(clusters)))
+    )
+    defined = [draw for draw in draws if draw is not None]
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return Estimate(
+        value=value,
+        low=min(value, float(low)),
+        high=max(value, float(high)),
+        method="bootstrap over prompts",
     )
