@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 
 from .asking import way_of
-from .errors import ConfigError, TsevalError
+from .errors import BackendError, ConfigError, TsevalError
 from .formats import choose_format
 from .judging import Seat, said_of
 from .plugins import Registry
@@ -21,18 +21,35 @@ from .stance_judging import StanceSeat
 
 
 class Models:
-    """Every model of a run, started, with the scheduler that knows them."""
+    """Every model of a run, started, with the scheduler that knows them.
+
+    Attributes:
+        scheduler: Lets models that share a device take turns.
+        started: Models by role: 'target', those of judges, and 'reader' where there is one.
+        remarks: What a user should know of how they were started.
+    """
 
     def __init__(self, registry: Registry, report: Report) -> None:
         self._registry = registry
         self._report = report
         self.scheduler = Scheduler(report=report)
         self.started: dict[str, Model] = {}
+        self.remarks: list[str] = []
 
     @property
     def target(self) -> Model:
         """The model under test."""
         return self.started["target"]
+
+    @property
+    def execution(self) -> dict[str, str]:
+        """How the model under test is run, and its reader, if there is one."""
+        reader = self.started.get("reader")
+        read = {} if reader is None else reader.subject.execution
+        return {
+            **self.target.subject.execution,
+            **{f"reader/{name}": value for name, value in read.items()},
+        }
 
     async def start_judges(self, seats: Mapping[str, Seat | StanceSeat]) -> None:
         """Start the model of each judge that runs one; judges may share a model.
@@ -61,9 +78,14 @@ class Models:
             spec: What is run.
             manifest: Of the run; its subject is set, and must not have changed.
             backend: Use this one instead of building the one that ``spec.model`` names.
+
+        Raises:
+            ConfigError: It is not the model that the run began with, or its reader is another.
+            BackendError: It cannot be started.
         """
         named = _keep_dtype(spec.model, manifest)
         backend = backend or self._registry.backends[named.backend].create(named)
+        await self._start_reader(spec, backend)
         await self._make_room(backend)
         self.started["target"] = await self._model("target", backend, named, spec)
         self.scheduler.add("target", backend, resident=True)
@@ -74,7 +96,54 @@ class Models:
                 f"the model has changed since this run began ({fields})",
                 hint="start another run with --fresh",
             )
+        if "reader" in self.started:
+            self._let_read(self.started["reader"])
         manifest.subject = subject
+
+    async def _start_reader(self, spec: RunSpec, backend: Backend) -> None:
+        """Start the same model on a backend that shows hidden states, if that is needed.
+
+        Without it, benchmarks that need hidden states are skipped, and a remark says why.
+        """
+        factory = self._registry.backends.get(spec.model.backend)
+        cards = (self._registry.benchmarks[name].card for name in spec.benchmarks)
+        needed = any("hidden_states" in getattr(card, "needs", ()) for card in cards)
+        if not needed or backend.capabilities.hidden_states:
+            return
+        if factory is None or factory.reader is None:
+            return
+        named = factory.reader(spec.model)
+        other = self._registry.backends[named.backend].create(named)
+        try:
+            await self._make_room(other)
+            self.started["reader"] = await self._model("reader", other, named)
+        except BackendError as error:
+            self.remarks.append(f"no hidden states, since {named.backend!r} fails: {error.message}")
+            return
+        self.scheduler.add("reader", other, resident=True)
+
+    def _let_read(self, reader: Model) -> None:
+        """Take a model for the target's reader: it has to be the same one.
+
+        Raises:
+            ConfigError: It is another.
+        """
+        target = self.target
+        if reader.subject.identity != target.subject.identity:
+            fields = _differences(reader.subject.identity, target.subject.identity)
+            raise ConfigError(
+                f"hidden states would be read from another model than the target ({fields})",
+                hint="leave out what changes it, or the benchmarks that read hidden states",
+            )
+        # What it reads is the target's, so its calls have the target's keys.
+        self.started["reader"] = msgspec.structs.replace(
+            target, name="reader", backend=reader.backend, subject=reader.subject
+        )
+        engine = reader.subject.execution.get("engine", reader.backend.spec.backend)
+        self.remarks.append(
+            f"hidden states are read by backend {reader.backend.spec.backend!r} ({engine}), since "
+            f"{target.backend.spec.backend!r} shows none"
+        )
 
     async def close(self) -> None:
         """Free every device."""

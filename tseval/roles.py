@@ -189,6 +189,8 @@ class BackendFactory(Struct, frozen=True, kw_only=True):
         create: Builds a backend; cheap, loads nothing (``Backend.start`` does).
         options: Names and meanings of its ``-M`` options.
         needs_model: Whether a model string needs a name after the slash.
+        reader: Names the same model on a backend that shows hidden states, where this one does
+            not; None where there is no such backend.
     """
 
     name: str
@@ -197,6 +199,7 @@ class BackendFactory(Struct, frozen=True, kw_only=True):
     create: Callable[[ModelSpec], Backend]
     options: dict[str, str] = {}
     needs_model: bool = True
+    reader: Callable[[ModelSpec], ModelSpec] | None = None
 
 
 class JudgeCard(Struct, frozen=True, kw_only=True):

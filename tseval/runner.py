@@ -113,6 +113,8 @@ async def run(
         manifest.status, manifest.failed, manifest.skipped = "running", {}, {}
         try:
             work.session = await _start(spec, registry, work, backend)
+            for remark in work.models.remarks:
+                display.remark(remark)
             outcome = await _measure(work.session, benchmarks, folder, display)
         except (asyncio.CancelledError, KeyboardInterrupt):
             manifest.status = "interrupted"
@@ -133,7 +135,7 @@ async def _start(spec: RunSpec, registry: Registry, work: Work, backend: Backend
     for seated in (seats, stances):
         await models.start_judges(seated)
     await models.start_target(spec, manifest, backend)
-    work.leg.execution = dict(models.target.subject.execution)
+    work.leg.execution = models.execution
     folder.save()
     hook = registry.manager.hook
     hook.run_started(run=str(folder.path), manifest=msgspec.to_builtins(manifest))

@@ -119,8 +119,12 @@ class Session(Ledger):
         return self._memo.journal
 
     def require(self, *capabilities: str) -> None:
-        """Raise CapabilityMissing unless the model under test can do all of these."""
-        self.target.require(*capabilities)
+        """Raise CapabilityMissing unless the model under test can do all of these.
+
+        Hidden states may be another's to read: the same model's on another backend.
+        """
+        read = {"hidden_states"} if "reader" in self._models else set()
+        self.target.require(*(name for name in capabilities if name not in read))
 
     # -- calls
 
@@ -239,6 +243,8 @@ class Session(Ledger):
             RequestFailed, BackendUnavailable: As for :meth:`generate`.
         """
         made = self._models[model]
+        if model == "target" and not made.backend.capabilities.hidden_states:
+            made = self._models.get("reader", made)
         request = HiddenStatesRequest(
             messages=made.conversation(_turns(messages)),
             prefix=prefix,

@@ -46,6 +46,8 @@ CAPABILITIES = Capabilities(
 _BATCH = 256
 _MOST_OUTSTANDING = 2048
 _UNSEEDED = "unseeded"
+# Names that vLLM alone knows.
+_DTYPES = {"half": "float16", "float": "float32"}
 
 
 class VllmBackend:
@@ -288,6 +290,17 @@ def _nothing() -> None:
     """Do nothing."""
 
 
+def _reader(spec: ModelSpec) -> ModelSpec:
+    """Name the same model for transformers, which shows hidden states."""
+    kept = ("dtype", "format", "trust_remote_code")
+    options = {name: spec.options[name] for name in kept if name in spec.options}
+    if "dtype" in options:
+        options["dtype"] = _DTYPES.get(options["dtype"], options["dtype"])
+    if spec.name == "demo" and not (spec.revision or spec.adapter):
+        return ModelSpec(backend="demo", options=options)
+    return replace(spec, backend="hf", options=options)
+
+
 @hookimpl
 def register_backends(register: Register) -> None:
     """Register the backend."""
@@ -298,5 +311,6 @@ def register_backends(register: Register) -> None:
             capabilities=CAPABILITIES,
             create=VllmBackend,
             options=OPTIONS,
+            reader=_reader,
         )
     )
