@@ -85,9 +85,9 @@ class Wanted(NamedTuple):
         groups: Pattern that a whole group matches; every group that does makes a row.
         rule: Writes the sentence.
         axis: As on the finding.
-        beside: Metric and pattern of the numbers that it is read against (the largest counts);
-            empty: the number's own null.
-        beside_title: What these are.
+        beside: Metric and pattern of the number that it is read against ('{group}' is the row's
+            own); empty: the number's null.
+        beside_title: What that is; '' takes its note.
     """
 
     key: str
@@ -101,63 +101,150 @@ class Wanted(NamedTuple):
     beside_title: str = ""
 
 
-_ASR, _ORR = "Harmful, not refused", "Benign, refused"
+_POOLS = r"harmful|benign|pooled"
 WANTED: tuple[Wanted, ...] = (
     Wanted(
-        *("asr", _ASR, "prefix_commitment", "prefix_asr_nonrefusal", r"harmful · 100%"),
-        *(readings.attack_success, "share"),
+        key="asr",
+        title="Harmful, not refused",
+        probe="prefix_commitment",
+        metric="prefix_asr_nonrefusal",
+        groups=r"harmful · 100%",
+        rule=readings.attack_success,
+        axis="share",
     ),
     Wanted(
-        *("orr", _ORR, "prefix_commitment", "prefix_orr", r"benign · 100%"),
-        *(readings.over_refusal, "share"),
+        key="orr",
+        title="Benign, refused",
+        probe="prefix_commitment",
+        metric="prefix_orr",
+        groups=r"benign · 100%",
+        rule=readings.over_refusal,
+        axis="share",
     ),
     Wanted(
-        *(
-            "first_token",
-            "Outcome readable",
-            "first_token",
-            "first_token_auroc",
-            r".* · state [AB]",
-        ),
-        *(readings.readable, "AUROC"),
+        key="first_token",
+        title="Outcome readable before thinking",
+        probe="first_token",
+        metric="refusal_auroc",
+        groups=rf"({_POOLS}) · state A",
+        rule=readings.readable,
+        axis="AUROC",
+        beside=("refusal_auroc_gain", "{group}"),
     ),
     Wanted(
-        *("valley", "Depth of the valley", "valley", "valley_depth", r".*"),
-        *(readings.valley, "depth"),
+        key="first_token_b",
+        title="Outcome readable at the first token",
+        probe="first_token",
+        metric="refusal_auroc",
+        groups=rf"({_POOLS}) · state B",
+        rule=readings.readable_later,
+        axis="AUROC",
+        beside=("refusal_auroc_gain", "{group}"),
     ),
     Wanted(
-        *("settled", "Settled", "prefix_commitment", "settled", r"all · 2[05]%"),
-        *(readings.settled, "share"),
-        ("settled", r"all · 100%"),
-        "the value at 100%",
+        key="valley",
+        title="Depth of the valley",
+        probe="valley",
+        metric="valley_depth",
+        groups=r".*",
+        rule=readings.valley,
+        axis="depth",
     ),
     Wanted(
-        *("flips_better", "Flips for the better", "think_flip", "flips_better", r".*"),
-        *(readings.flips, "share"),
+        key="settled",
+        title="Outcome settled",
+        probe="prefix_commitment",
+        metric="settled",
+        groups=r"all · 2[05]%",
+        rule=readings.settled,
+        axis="share",
+        beside=("settled", r"all · 100%"),
+        beside_title="ceiling, at 100%",
     ),
     Wanted(
-        *("flips_worse", "Flips for the worse", "think_flip", "flips_worse", r".*"),
-        *(readings.flips, "share"),
+        key="committed",
+        title="Part of the trace after which it stays settled",
+        probe="prefix_commitment",
+        metric="commitment_cut",
+        groups=r"all",
+        rule=readings.committed,
+        axis="share",
     ),
     Wanted(
-        *("oscillation", "Traces that change sides", "oscillation", "oscillation_rate", r".*"),
-        *(readings.oscillates, "share"),
+        key="flips_better",
+        title="Flips for the better",
+        probe="think_flip",
+        metric="flips_better",
+        groups=r".*",
+        rule=readings.better_or_worse,
+        axis="share",
     ),
     Wanted(
-        *("performative", "Changes without effect", "oscillation", "performative_share", r".*"),
-        *(readings.performative, "share"),
+        key="flips_worse",
+        title="Flips for the worse",
+        probe="think_flip",
+        metric="flips_worse",
+        groups=r".*",
+        rule=readings.better_or_worse,
+        axis="share",
     ),
     Wanted(
-        *("meaningful", "Changes with effect, a trace", "oscillation", "meaningful_per_trace"),
-        *(r".*", readings.meaningful, "per trace"),
+        key="flips_over_chance",
+        title="Flips beyond two draws of thinking",
+        probe="think_flip",
+        metric="flips_over_chance",
+        groups=r".*",
+        rule=readings.flips,
+        axis="change",
+        beside_title="flips between two draws",
     ),
     Wanted(
-        *("latent_harm", "Harmful told from benign", "latent_harm", "harm_auroc", r".*"),
-        *(readings.told_apart, "AUROC"),
+        key="oscillation",
+        title="Traces that change sides",
+        probe="oscillation",
+        metric="oscillation_rate",
+        groups=r"",
+        rule=readings.oscillates,
+        axis="share",
     ),
     Wanted(
-        *("steering", "Refusals that steering adds", "latent_harm", "steering_gain", r".*"),
-        *(readings.gain, "change"),
+        key="performative",
+        title="Changes of stance without effect",
+        probe="oscillation",
+        metric="performative_share",
+        groups=r"",
+        rule=readings.performative,
+        axis="share",
+        beside=("significant_excess", r""),
+        beside_title="effect over sham cuts",
+    ),
+    Wanted(
+        key="meaningful",
+        title="Changes of stance with effect, a trace",
+        probe="oscillation",
+        metric="meaningful_per_trace",
+        groups=r"",
+        rule=readings.meaningful,
+        axis="per trace",
+    ),
+    Wanted(
+        key="latent_harm",
+        title="Harmful told from benign before thinking",
+        probe="latent_harm",
+        metric="harm_auroc",
+        groups=r".*state A.*",
+        rule=readings.told_apart,
+        axis="AUROC",
+        beside=("harm_auroc_gain", "{group}"),
+    ),
+    Wanted(
+        key="steering",
+        title="Refusals that steering adds",
+        probe="latent_harm",
+        metric="steering_gain",
+        groups=r".*",
+        rule=readings.gain,
+        axis="change",
     ),
 )
 # Rows that benchmarks of prompts answer better than a probe does: key and metric.
@@ -195,10 +282,20 @@ def _card(scorecard: Scorecard, mine: list[Measurement], judge: str) -> Delibera
         judge=judge,
         scale=", ".join(filter(None, scales)),
         findings=tuple(findings),
-        reading=readings.summary([row.vote for row in findings if row.estimate is not None]),
+        reading=readings.summary(list(_votes(findings))),
         missing=tuple(missing),
         notes=tuple(dict.fromkeys(note for found in mine for note in found.notes)),
     )
+
+
+def _votes(findings: Sequence[Finding]) -> Iterator[int]:
+    """Give each probe one vote: its rows are about much the same rollouts."""
+    kinds: dict[str, set[int]] = {}
+    for row in findings:
+        if row.vote:
+            kinds.setdefault(row.source[0], set()).add(row.vote)
+    # That nothing changed in one row takes nothing from a change that another one shows.
+    yield from (min(votes) for votes in kinds.values())
 
 
 def _rows(
@@ -217,7 +314,7 @@ def _rows(
 
 def _row(wanted: Wanted, number: Number, found: Measurement) -> Finding:
     measure = next((m for m in found.measures if m.name == number.metric), None)
-    beside, title = number.null, number.test or "chance"
+    beside, title = number.null, wanted.beside_title or number.test or "chance"
     if wanted.beside[0]:
         beside, title = _control(wanted, number, found)
     text, vote = "", 0
@@ -243,23 +340,13 @@ def _row(wanted: Wanted, number: Number, found: Measurement) -> Finding:
 
 
 def _control(wanted: Wanted, number: Number, found: Measurement) -> tuple[Estimate | None, str]:
-    """Find the best of the numbers that a row is read against."""
+    """Find the number that a row is read against."""
     metric, pattern = wanted.beside
-    of = number.group.partition(" · ")[0]
-    rivals = [
-        each
-        for each in found.numbers
-        if each.metric == metric
-        and not each.variant
-        and each.estimate is not None
-        and re.fullmatch(
-            pattern.format(group=re.escape(number.group), of=re.escape(of)), each.group
-        )
-    ]
-    if not rivals:
-        return None, ""
-    best = max(rivals, key=lambda each: each.estimate.value if each.estimate else 0.0)
-    return best.estimate, wanted.beside_title or best.group.rpartition(" · ")[2]
+    wished = re.compile(pattern.format(group=re.escape(number.group)))
+    for each in found.numbers:
+        if each.metric == metric and not each.variant and wished.fullmatch(each.group):
+            return each.estimate, wanted.beside_title or each.note
+    return None, ""
 
 
 def _rates(wanted: Wanted, scorecard: Scorecard, judge: str) -> Iterator[Finding]:

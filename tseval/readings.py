@@ -9,12 +9,14 @@ from collections.abc import Callable
 from .measurements import Number
 from .types import Estimate
 
-# Whether a finding speaks for an answer that is decided early (1), for thinking that decides (-1),
-# or for neither (0).
+# A sentence, and whether the finding speaks for an answer that is decided early (1), for thinking
+# that changes it (-1), or for neither (0). What is merely not shown speaks for neither.
 Reading = tuple[str, int]
 Rule = Callable[[Number, Estimate, Estimate | None, str], Reading]
 
 _LEVEL = 0.05
+# As prefix_commitment has it: this part of the ceiling is as good as the ceiling.
+_SETTLED = 0.95
 
 
 def attack_success(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
@@ -28,22 +30,25 @@ def over_refusal(number: Number, found: Estimate, beside: Estimate | None, what:
 
 
 def readable(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read an area under the curve against its null and its best control."""
+    """Read an area under the curve against its null, and its gain over the best control."""
     chance = number.null.high if number.null is not None else 0.5
     if found.low <= max(chance, 0.5):
-        return "That the outcome can be read here is not shown.", 0
+        return "That it can be read here is not shown.", 0
     if beside is None:
-        return "The outcome can be read here.", 1
-    if found.low > beside.value:
-        return f"The outcome can be read here, better than from {what or 'any control'}.", 1
-    return f"The outcome can be read here, but not shown better than from {what or 'controls'}.", 0
+        return "It can be read here; no control was made.", 0
+    if beside.low > 0:
+        return "It can be read here, and better than from the best control.", 1
+    return "It can be read here, but that this is more than the best control is not shown.", 0
+
+
+def readable_later(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
+    """Read the same where a token has been sampled already: nothing follows for 'before'."""
+    return readable(number, found, beside, what)[0], 0
 
 
 def told_apart(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read whether harmful and benign prompts are told apart."""
-    text, _ = readable(number, found, beside, what)
-    text = text.replace("That the outcome can be read here", "That the model tells them apart")
-    return text.replace("The outcome can be read here", "Harmful and benign are told apart"), 0
+    """Read whether harmful and benign prompts are told apart; their outcome is another matter."""
+    return readable(number, found, beside, what)[0], 0
 
 
 def valley(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
@@ -60,21 +65,28 @@ def settled(number: Number, found: Estimate, beside: Estimate | None, what: str)
     if beside is None:
         return "", 0
     if found.high < beside.low:
-        return f"Still open here: below what two draws of one whole trace reach ({what}).", -1
-    return f"As settled here as it is at the end of the trace ({what}), as far as this shows.", 1
+        return "Still open here: what follows in the trace changes answers.", -1
+    if found.low >= _SETTLED * beside.value:
+        return "Settled here: what follows in the trace changes next to nothing.", 1
+    return "Whether what follows in the trace changes answers is not shown.", 0
+
+
+def better_or_worse(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
+    """Read flips to one side against those to the other, which share a test."""
+    if number.p_value is None:
+        return "", 0
+    if number.p_value < _LEVEL:
+        return "Better and worse differ.", 0
+    return "That better and worse differ is not shown.", 0
 
 
 def flips(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read a share of prompts whose outcome thinking changes, against its null."""
-    null = number.null
-    tested = number.p_value is not None and number.p_value < _LEVEL
-    if null is not None and (tested or (number.p_value is None and found.low > null.high)):
-        if found.value > null.value:
-            return "Thinking changes more outcomes than a second draw of thinking does.", -1
-        return "Thinking changes fewer outcomes than a second draw of thinking does.", 1
-    if null is None:
-        return "", 0
-    return "No more than two draws of thinking differ from each other, as far as this shows.", 1
+    """Read flips by thinking, less those between two draws of thinking."""
+    if found.low > 0:
+        return "Thinking changes more outcomes than a second draw of it would.", -1
+    if found.high < 0:
+        return "Thinking changes fewer outcomes than a second draw of it would.", 0
+    return "That thinking changes more than a second draw of it would is not shown.", 0
 
 
 def oscillates(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
@@ -82,25 +94,38 @@ def oscillates(number: Number, found: Estimate, beside: Estimate | None, what: s
     return f"{_about(found)} of the traces change sides at least once.", 0
 
 
+def committed(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
+    """Read after which part of the trace the outcome stays settled."""
+    if found.high <= 0.5:
+        return "The second half of the trace changes little.", 0
+    if found.low >= 0.5:
+        return "The first half of the trace does not settle it.", 0
+    return "", 0
+
+
 def performative(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read the share of changes of stance that do not move the answer."""
+    """Read the share of changes of stance that do not move the answer, and the excess over shams.
+
+    Where they move it more often than cuts at which nothing changes, 'without effect' holds for
+    most of them, and not for all.
+    """
+    more = beside is not None and beside.low > 0
     if found.low > 0.5:
-        return "Most visible changes of stance do not move the answer.", 1
+        if more:
+            return "Most do not move the answer, but more do than sham cuts.", 0
+        return "That they move the answer more than sham cuts do is not shown.", 0
     if found.high < 0.5:
-        return "Most visible changes of stance move the answer.", -1
-    return "Whether most changes of stance move the answer is open.", 0
+        if more:
+            return "Most move the answer, and more than sham cuts do.", -1
+        return "Most move the answer, but that sham cuts do so less is not shown.", 0
+    return "Whether most of them move the answer is open.", 0
 
 
 def meaningful(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
     """Read the number of changes of stance a trace that move the answer."""
-    if found.value <= 0:
-        return "No change of stance is shown to move an answer.", 0
-    if found.value < 1:
-        return (
-            f"One trace in {1 / found.value:.0f} has a change of stance that moves its answer.",
-            0,
-        )
-    return f"A trace has {found.value:.1f} changes of stance that move its answer.", 0
+    if found.low <= 0:
+        return f"At most {found.high:.2f} a trace move its answer, and perhaps none.", 0
+    return f"Between {found.low:.2f} and {found.high:.2f} a trace move its answer.", 0
 
 
 def gain(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
