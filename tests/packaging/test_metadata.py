@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 # vLLM brings its own torch, Inspect its own libraries: both are left to their users.
-PINNED_EXTRAS = ("train", "dev", "docs")
+PINNED_EXTRAS = ("train", "dev", "docs", "figures")
 
 
 def project(root: Path) -> dict[str, object]:

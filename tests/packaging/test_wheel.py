@@ -15,7 +15,7 @@ FOLDERS = {
     "tseval.judges": "judges",
     "tseval.leaderboards": "leaderboards",
 }
-DATA = {".py", ".yaml", ".jsonl", ".toml", ".json"}
+DATA = {".py", ".yaml", ".jsonl", ".toml", ".json", ".html", ".css", ".js"}
 PRINT_FILES = """
 import tseval, tseval.benchmarks, tseval.judges, tseval.leaderboards
 for package in tseval, tseval.benchmarks, tseval.judges, tseval.leaderboards:

@@ -26,7 +26,7 @@ class Section(NamedTuple):
 
     Attributes:
         title: What it shows, or ''.
-        headings: Column headings.
+        headings: Column headings; may hold names that others gave.
         rows: Cells as text; may hold what a model wrote.
         right: Headings of columns that are aligned right.
     """
@@ -82,7 +82,8 @@ def rich_page(page: Page) -> "RenderableType":
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
         for heading in section.headings:
             right = heading in section.right
-            table.add_column(heading, justify="right" if right else "left", no_wrap=right)
+            name = Text(neutral(heading))
+            table.add_column(name, justify="right" if right else "left", no_wrap=right)
         for row in section.rows:
             table.add_row(*(Text(neutral(cell)) for cell in row))
         parts += [Text(f"\n{neutral(section.title)}")] if section.title else []
@@ -101,7 +102,10 @@ def markdown_page(page: Page) -> str:
             parts.append(for_markdown(section.title))
         parts.append(
             tabulate(
-                cells, headers=list(section.headings), tablefmt="github", disable_numparse=True
+                cells,
+                headers=[for_markdown(heading) for heading in section.headings],
+                tablefmt="github",
+                disable_numparse=True,
             )
         )
     remarks = "\n".join(f"- {for_markdown(note)}" for note in page.notes)
