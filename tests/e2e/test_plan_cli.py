@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import typer
 
+from tests.support import lm_eval_toys as toys
 from tseval.cli.app import app
 
+ROOT = Path(__file__).parents[2]
 TSEVAL = (sys.executable, "-c", "from tseval.cli import main; main()")
 SLOW = ("--model", "scripted/thinking", "-M", "delay=0.2", "--thinking-budget", "400")
 
@@ -104,6 +106,34 @@ def test_missing_data_ends_with_five_and_is_named(tmp_path: Path) -> None:
     (each,) = found["benchmarks"]
     assert each["gated"]
     assert each["page"].startswith("https://")
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_task_that_runs_code_is_wrong_usage_before_a_model_is_loaded(
+    tmp_path: Path, command: str
+) -> None:
+    chosen = ("--benchmark", "quick_benign,lm-eval/humaneval")
+    done = tseval(command, *SLOW, *chosen, cwd=tmp_path, code=2)
+    assert "humaneval runs code that the model wrote on this machine" in done.stderr
+    assert "--confirm-run-unsafe-code" in done.stderr
+    assert "loading" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_lm_eval_task_takes_what_its_plan_said(tmp_path: Path) -> None:
+    name = toys.sums_task(tmp_path)
+    model = ("--model", "scripted/", "-M", "script=tests.support.lm_eval_toys:add")
+    cache = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    chosen = (*model, "--benchmark", name, "--out", str(tmp_path / "run"))
+    planned = tseval("plan", *chosen, "--pilot", "5", "--json", cwd=tmp_path, **cache)
+    found = json.loads(planned.stdout)
+    (each,) = found["benchmarks"]
+    assert (each["prompts"], each["rollouts"], each["looked_at"]) == (12, 12, 5)
+    assert each["source"] == "pilot"
+    tseval("run", *chosen, cwd=tmp_path, **cache)
+    counts = counted(tmp_path / "run")["counts"]
+    assert counts["generation.made"] == 12
+    assert each["tokens"]["low"] <= counts["tokens"] <= each["tokens"]["high"]
 
 
 @pytest.mark.parametrize(
