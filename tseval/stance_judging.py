@@ -134,7 +134,7 @@ def seat_stances(
     members = {member for panel in panels.values() for member in panel.members}
     each = (panels[text].members if text in panels else (text,) for text in texts)
     plain = tuple(dict.fromkeys(name for names in each for name in names))
-    shared = {seat.spec: seat.role for seat in (judges or {}).values() if seat.spec is not None}
+    others = (judges or {}).values()
     seats: dict[str, StanceSeat] = {}
     labels: dict[str, str] = {}
     for text, seat in zip(plain, _plain_seats(plain, registry, options or {}), strict=True):
@@ -145,11 +145,12 @@ def seat_stances(
                 hint=f"{text}@backend/MODEL, for example {text}@openai/gpt-4o-mini",
             )
         labels[text] = seat.label
+        shared = (other.role for other in others if seat.spec and other.spec == seat.spec)
         seats[seat.label] = StanceSeat(
             label=seat.label,
             judge=judge,
             spec=seat.spec,
-            role=shared.get(seat.spec, seat.role) if seat.spec else "",
+            role=next(shared, seat.role),
             shown=text not in members or text in texts,
         )
     for text, panel in panels.items():

@@ -89,7 +89,8 @@ def _sham(
         trace, used = traces[donor], taken.setdefault(donor, set())
         if trace.harmful is not own.harmful:
             continue
-        sham = sham_for(change, trace.labels, trace.ends, length=length, taken=frozenset(used))
+        away = None if donor == place else length
+        sham = sham_for(change, trace.labels, trace.ends, length=away, taken=frozenset(used))
         if sham is not None:
             used.add((sham.pre, sham.post))
             return donor, sham

@@ -241,8 +241,8 @@ class _Work:
             note=note,
         )
         return tseval.Measurement(
-            probe=self.card.name,
-            title=self.card.title,
+            probe=Oscillation.card.name,
+            title=Oscillation.card.title,
             settings=self._settings(),
             numbers=(*numbers, *self._agreement(traces, note)),
             grids=grids,

@@ -6,7 +6,7 @@ once the last stance is carried forward over zeros.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise, permutations
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -126,41 +126,33 @@ def sham_for(
     """Find two points inside one run that are as far apart as those of a transition.
 
     The first point stands behind the first chunk of the run at the earliest, so that the run's
-    stance has been taken; the second at its end at the latest. Of all such pairs the one whose
-    distance is nearest in ratio is taken; of equals, the one that begins nearest to where the
-    transition does.
+    stance has been taken; the second at its end at the latest. Where the transition's own first run
+    has such a pair it is preferred: there the answer is as open as it is before the transition,
+    while behind a change that matters it may be settled. Otherwise, and among several, the pair is
+    taken whose distance is nearest in ratio; of equals, the one nearest to the transition.
 
     Args:
         change: The transition.
         labels: int [chunks], of the trace that the sham is sought in.
         ends: int [chunks], where each chunk of it ends, in characters.
-        length: Characters between the transition's points; None if it stands in the same trace.
+        length: Characters between the transition's points, where it stands in another trace; None
+            if it stands in this one.
         taken: Pairs that stand for others already.
 
     Returns:
         The sham; None where no pair is within a factor of two.
     """
     wanted = length or ends[change.post - 1] - ends[change.pre - 1]
-    best: tuple[float, int, Sham] | None = None
+    found: list[tuple[bool, float, int, Sham]] = []
     for run in runs_of(labels):
-        if run.stance == 0:
-            continue
-        for pre in range(run.start + 1, run.end):
-            for post in range(pre + 1, run.end + 1):
-                if (pre, post) in taken:
-                    continue
-                ratio = (ends[post - 1] - ends[pre - 1]) / wanted
-                off = abs(math.log(ratio))
-                found = (
-                    off,
-                    abs(pre - change.pre),
-                    Sham(stance=run.stance, pre=pre, post=post, ratio=ratio),
-                )
-                if best is None or found[:2] < best[:2]:
-                    best = found
-    if best is None or best[0] > math.log(LOOSEST_MATCH) + 1e-9:
-        return None
-    return best[2]
+        elsewhere = length is not None or run.end != change.pre
+        for pre, post in combinations(range(run.start + 1, run.end + 1), 2):
+            ratio = (ends[post - 1] - ends[pre - 1]) / wanted
+            off = abs(math.log(ratio))
+            if run.stance and (pre, post) not in taken and off <= math.log(LOOSEST_MATCH) + 1e-9:
+                sham = Sham(stance=run.stance, pre=pre, post=post, ratio=ratio)
+                found.append((elsewhere, off, abs(pre - change.pre), sham))
+    return min(found, key=lambda each: each[:3])[3] if found else None
 
 
 class StanceTrace(Struct, frozen=True, kw_only=True):
