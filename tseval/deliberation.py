@@ -88,6 +88,7 @@ class Wanted(NamedTuple):
         beside: Metric and pattern of the number that it is read against ('{group}' is the row's
             own); empty: the number's null.
         beside_title: What that is; '' takes its note.
+        shown: What the title says of the group ('{group}', or its '{last}' part); '' is nothing.
     """
 
     key: str
@@ -99,6 +100,7 @@ class Wanted(NamedTuple):
     axis: str
     beside: tuple[str, str] = ("", "")
     beside_title: str = ""
+    shown: str = "{group}"
 
 
 _POOLS = r"harmful|benign|pooled"
@@ -111,6 +113,7 @@ WANTED: tuple[Wanted, ...] = (
         groups=r"harmful · 100%",
         rule=readings.attack_success,
         axis="share",
+        shown="behind whole traces",
     ),
     Wanted(
         key="orr",
@@ -120,6 +123,7 @@ WANTED: tuple[Wanted, ...] = (
         groups=r"benign · 100%",
         rule=readings.over_refusal,
         axis="share",
+        shown="behind whole traces",
     ),
     Wanted(
         key="first_token",
@@ -158,8 +162,9 @@ WANTED: tuple[Wanted, ...] = (
         groups=r"all · 2[05]%",
         rule=readings.settled,
         axis="share",
-        beside=("settled", r"all · 100%"),
+        beside=("settled", r"all · 100%.*"),
         beside_title="ceiling, at 100%",
+        shown="after {last} of the trace",
     ),
     Wanted(
         key="committed",
@@ -169,6 +174,7 @@ WANTED: tuple[Wanted, ...] = (
         groups=r"all",
         rule=readings.committed,
         axis="share",
+        shown="",
     ),
     Wanted(
         key="flips_better",
@@ -322,7 +328,7 @@ def _row(wanted: Wanted, number: Number, found: Measurement) -> Finding:
         text, vote = wanted.rule(number, number.estimate, beside, title)
     return Finding(
         key=wanted.key,
-        title=f"{wanted.title}, {number.group}" if number.group else wanted.title,
+        title=", ".join(filter(None, (wanted.title, _shown(wanted, number.group)))),
         source=(found.probe, number.metric, number.group),
         estimate=number.estimate,
         undefined=number.undefined,
@@ -337,6 +343,10 @@ def _row(wanted: Wanted, number: Number, found: Measurement) -> Finding:
         vote=vote,
         axis=wanted.axis,
     )
+
+
+def _shown(wanted: Wanted, group: str) -> str:
+    return wanted.shown.format(group=group, last=group.rpartition(" · ")[2])
 
 
 def _control(wanted: Wanted, number: Number, found: Measurement) -> tuple[Estimate | None, str]:

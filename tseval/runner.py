@@ -55,7 +55,8 @@ class Outcome(Struct, kw_only=True):
         Missing are benchmarks that were skipped, scores without a value, and verdicts where more
         than 5% of a benchmark's are unparsed or failed. Where there are ``new`` scores beside older
         ones, what is missing of the older ones does not count; nor do members of panels ever,
-        whose panel decides.
+        whose panel decides, and numbers of probes: that a model refused too little for one to be
+        defined is a finding.
         """
         if self.scorecard.failed:
             return 1
@@ -67,7 +68,8 @@ class Outcome(Struct, kw_only=True):
     def undefined(self) -> list[Score]:
         """Scores without a value that count for the exit code."""
         scores = self.scorecard.scores if self.new is None else self.new
-        return [score for score in scores if score.estimate is None and not score.member]
+        probed = self.scorecard.is_probed
+        return [s for s in scores if s.estimate is None and not s.member and not probed(s)]
 
 
 async def run(

@@ -41,7 +41,7 @@ def commitment(at: float, low: float, high: float, top: float = 0.9) -> Measurem
         "prefix_commitment",
         plain("settled", "all · 0%", 0.5, 0.4, 0.6),
         plain("settled", "all · 25%", at, low, high),
-        plain("settled", "all · 100%", top, top - 0.05, top + 0.05),
+        plain("settled", "all · 100% (ceiling)", top, top - 0.05, top + 0.05),
         plain("prefix_asr_nonrefusal", "harmful · 100%", 0.8, 0.7, 0.9),
         plain("prefix_asr_nonrefusal", "harmful · 0%", 0.3, 0.2, 0.4),
         plain("prefix_orr", "benign · 100%", 0.05, 0.01, 0.09),
@@ -82,7 +82,7 @@ def test_neither_variants_nor_other_states_stand_for_state_a() -> None:
 
 def test_settled_is_read_against_its_ceiling_in_its_own_unit() -> None:
     finding = row(the_card(commitment(0.6, 0.5, 0.7)), "settled")
-    assert finding.title == "Outcome settled, all · 25%"
+    assert finding.title == "Outcome settled, after 25% of the trace"
     assert (finding.unit, finding.beside_title) == ("share", "ceiling, at 100%")
     assert finding.beside is not None
     assert finding.beside.value == 0.9

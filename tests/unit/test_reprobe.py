@@ -35,13 +35,15 @@ def the_registry() -> Registry:
     return load_registry(extra=[judges, Toy()])
 
 
-def made(folder: Path, *benchmarks: str, judges: tuple[str, ...] = ("plain",)) -> Outcome:
+def made(
+    folder: Path, *benchmarks: str, judges: tuple[str, ...] = ("plain",), limit: int = 8
+) -> Outcome:
     spec = RunSpec(
-        model=ModelSpec(backend="gone", name="lost/model"),
+        model=ModelSpec(backend="scripted", name="mixed"),
         benchmarks=benchmarks or ("toy_probe",),
         judges=judges,
         scale="smoke",
-        limit=8,
+        limit=limit,
     )
     backend = ScriptedBackend(mixed)
     return finish(run(spec, the_registry(), Quiet(), out=folder, backend=backend), 60)
@@ -82,6 +84,15 @@ def test_a_probe_is_run_again_under_each_new_judge_without_generating(tmp_path: 
     fingerprints = {s.fingerprint for s in second.scorecard.scores}
     assert fingerprints == set(second.scorecard.protocols)
     assert len(fingerprints) == 6
+
+
+def test_an_undefined_number_of_a_probe_is_a_finding_and_no_failure(tmp_path: Path) -> None:
+    outcome = made(tmp_path / "run", limit=3)
+    assert [s.undefined for s in outcome.scorecard.scores] == ["undefined: 3 rollouts"] * 2
+    assert outcome.exit_code == 0
+    assert RunFolder.load(tmp_path / "run").manifest.status == "complete"
+    second = again(tmp_path / "run", "strict")
+    assert (second.exit_code, second.undefined) == (0, [])
 
 
 def test_a_resume_keeps_what_later_judges_made_of_a_probe(tmp_path: Path) -> None:

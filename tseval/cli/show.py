@@ -128,7 +128,10 @@ def _further(folder: "RunFolder", calibration: Path | None, count: int) -> dict[
 
 
 def _judges(folder: "RunFolder") -> int:
-    return len({score.judge for score in folder.scorecard().scores if score.judge})
+    """Count the judges that judged rollouts one by one: of probes there is nothing to compare."""
+    scorecard = folder.scorecard()
+    judged = (score for score in scorecard.scores if not scorecard.is_probed(score))
+    return len({score.judge for score in judged if score.judge})
 
 
 def _pages(further: dict[str, Any]) -> "Iterator[Page]":
