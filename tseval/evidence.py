@@ -15,7 +15,7 @@ from .errors import ConfigError
 from .journal import Journal
 from .legs import Display
 from .pace import SPEED_SPREAD, Moment, Pace, Range, faster, pilot_pace
-from .planning import Length, Limits, Source, call_seconds, length_under
+from .planning import CALLS_SPREAD, Length, Limits, Source, call_seconds, length_under
 from .plugins import Registry
 from .readback import Row, stored_rows
 from .roles import Backend
@@ -114,16 +114,24 @@ async def run_pilot(
     made = leg.counts.get("generation.made", 0)
     rollouts = sum(work.rollouts or 0 for work in works)
     loading = (watch.began or time.monotonic()) - started
+    calls = calls_of(leg.counts, works, small.limit, watch.wanted)
+    pace = pilot_pace(watch.moments, made, loading, leg.swap_seconds, min(rollouts, watch.wanted))
+    if pace is not None:
+        # What the pilot's other calls took is no tail that every run has once.
+        spent = sum(
+            leg.counts[f"{_COUNTED[kind]}.made"] * each.high / CALLS_SPREAD
+            for kind, each in calls.items()
+        )
+        fixed = max(min(loading, pace.fixed_seconds), pace.fixed_seconds - spent)
+        pace = msgspec.structs.replace(pace, fixed_seconds=fixed)
     return Evidence(
         source="pilot",
         lengths=lengths,
         classes=classes,
         thinks=thinks,
-        pace=pilot_pace(
-            watch.moments, made, loading, leg.swap_seconds, min(rollouts, watch.wanted)
-        ),
+        pace=pace,
         token_bytes=size / tokens if tokens else None,
-        calls=calls_of(leg.counts, works, small.limit, watch.wanted),
+        calls=calls,
         fixed_seconds=loading,
         seconds=time.monotonic() - started,
         notes=tuple(f"pilot: {name}: {why}" for name, why in failed.items()),

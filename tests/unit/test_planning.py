@@ -7,7 +7,16 @@ import pytest
 
 from tseval.errors import StatisticsError
 from tseval.pace import Moment, Pace, Range, duration, pilot_pace
-from tseval.planning import Length, Limits, added, bounded, guessed, length_under, total_tokens
+from tseval.planning import (
+    Length,
+    Limits,
+    added,
+    bounded,
+    call_seconds,
+    guessed,
+    length_under,
+    total_tokens,
+)
 from tseval.types import Rollout
 
 OWN = Limits(trace=100, answer=50)
@@ -207,3 +216,15 @@ def test_errors_of_tokens_and_speed_add_as_squares() -> None:
 def test_tokens_that_are_only_bounded_bound_the_time() -> None:
     found = duration(Range(value=None, low=0, high=900), pace(10, 9, 12))
     assert (found.value, found.low, found.high) == (None, 0, 100)
+
+
+def test_a_call_without_tokens_takes_what_it_was_waited_for_and_no_longer_with_more() -> None:
+    # 20 calls of 8 prompts were waited for 4 s each: 0.5 s of the machine a call.
+    same = call_seconds(20, 80_000, 8, 8)
+    assert same == Range(value=0.5, low=0.25, high=1.0)
+    more = call_seconds(20, 80_000, 8, 64)
+    assert more is not None
+    assert more.value == pytest.approx(0.25)
+    assert (more.low, more.high) == (0.5 / 8 / 2, 1.0)
+    assert call_seconds(0, 0, 8, 8) is None
+    assert call_seconds(5, 100, 0, 8) is None
