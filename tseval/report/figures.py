@@ -1,5 +1,6 @@
 """Plots for papers: PNG and SVG files, drawn by matplotlib, the same bytes every time."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,9 @@ def draw(plot: Plot, out: Path) -> list[Path]:
             hint="pip install 'tseval[figures]'; report.html has the same plots without it",
         ) from error
     files = [out / f"{plot.name}.png", out / f"{plot.name}.svg"]
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        # A name in another script is drawn as boxes; that is no reason to speak of fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         # A canvas of its own: pyplot would look for a display, and keep the figure.
         FigureCanvasAgg(figure)
