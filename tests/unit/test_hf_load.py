@@ -283,9 +283,13 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
             return generate(**arguments)
 
         monkeypatch.setattr(model, "generate", scarce)
+        prefixes = backend._at_work()._engine.prefixes
+        capacity = prefixes.capacity
+        assert prefixes.size_bytes > 0
         together = await asyncio.gather(*(backend.complete(ask(str(n))) for n in range(6)))
         assert list(together) == alone
         assert max(sizes) > 2
+        assert prefixes.capacity <= capacity / 2
 
         def none_left(**arguments: object) -> object:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -293,6 +297,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
         monkeypatch.setattr(model, "generate", none_left)
         with pytest.raises(RequestFailed, match=r"memory ran out(.|\n)*batch_tokens"):
             await backend.complete(ask("x"))
+        assert prefixes.size_bytes == 0
 
     with_model(spec(str(folder), dtype="float32"), scene)
 

@@ -52,7 +52,7 @@ def states(ids: list[int], layers: int = 2) -> Callable[[int, int], list[tuple]]
     def read(start: int, stop: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         values = torch.tensor([1000.0 * n + ids[n] for n in range(start, stop)])
         pair = values[None, :, None].expand(1, -1, 4)
-        return [(pair + layer, -pair - layer) for layer in range(layers)]
+        return [*((pair + layer, -pair - layer) for layer in range(layers)), None]
 
     return read
 
@@ -70,7 +70,9 @@ def found(kept: PrefixTree, ids: list[int]) -> int:
     path = kept.find(ids, len(ids))
     at = 0
     for node, tokens in path:
-        for layer, (keys, values) in enumerate(node.pairs):
+        *pairs, absent = node.pairs
+        assert absent is None, "a layer that looks into another's"
+        for layer, (keys, values) in enumerate(pairs):
             wanted = torch.tensor([1000.0 * n + ids[n] + layer for n in range(at, at + tokens)])
             assert keys.shape[1] == len(node.ids)
             torch.testing.assert_close(keys[0, :tokens, 0], wanted)

@@ -100,17 +100,23 @@ class SlotStore:
         """
         return self._cache(first, last, self.high - width, self.high - fresh)
 
-    def take(self, slot: int, start: int, stop: int) -> "list[Pair]":
-        """Copy the positions [start, stop) of a slot, [H, T, D] for each layer."""
+    def take(self, slot: int, start: int, stop: int) -> "list[Pair | None]":
+        """Copy the positions [start, stop) of a slot.
+
+        Returns:
+            [H, T, D] for each layer; None for layers that look into another's.
+        """
         part = (slot, slice(None), slice(start, stop))
         return [
-            (_copied(keys[part]), _copied(values[part]))
-            for keys, values in (pair for pair in self._pairs if pair is not None)
+            None if pair is None else (_copied(pair[0][part]), _copied(pair[1][part]))
+            for pair in self._pairs
         ]
 
-    def put(self, slots: slice, start: int, pairs: "list[Pair]", tokens: int) -> None:
+    def put(self, slots: slice, start: int, pairs: "list[Pair | None]", tokens: int) -> None:
         """Copy the first ``tokens`` tokens of pairs [H, T, D] into slots, from ``start`` on."""
         for layer, pair in enumerate(pairs):
+            if pair is None:
+                continue
             buffers = self.buffers(layer, pair[0][None], pair[1][None])
             for buffer, states in zip(buffers, pair, strict=True):
                 buffer[slots, :, start : start + tokens] = states[:, :tokens]

@@ -7,7 +7,8 @@ rest only. The tree has a size in bytes; what was not asked for longest goes fir
 What is kept belongs to the model as it computed then: whoever changes that (hooks, weights) has to
 clear the tree.
 
-Legend: H heads, T tokens of a node, D width; a pair is keys and values of one layer, [H, T, D].
+Legend: H heads, T tokens of a node, D width; a pair is keys and values of one layer, [H, T, D],
+None for a layer that looks into another's.
 """
 
 from collections import OrderedDict
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-    Pair = tuple[torch.Tensor, torch.Tensor]
+    Pairs = list[tuple[torch.Tensor, torch.Tensor] | None]
 
 # Copying fewer tokens takes longer than reading them.
 LEAST_SHARED = 32
@@ -32,14 +33,14 @@ class Node:
 
     Attributes:
         ids: Token ids, at least one but for the root.
-        pairs: Keys and values of each layer, [H, T, D].
+        pairs: Keys and values of each layer.
         parent: None for the root and for nodes that left the tree.
         children: By their first token.
     """
 
     __slots__ = ("children", "ids", "pairs", "parent")
 
-    def __init__(self, ids: list[int], pairs: "list[Pair]", parent: "Node | None") -> None:
+    def __init__(self, ids: list[int], pairs: "Pairs", parent: "Node | None") -> None:
         self.ids = ids
         self.pairs = pairs
         self.parent = parent
@@ -48,7 +49,7 @@ class Node:
     @property
     def size_bytes(self) -> int:
         """Memory of keys and values."""
-        return sum(part.nbytes for pair in self.pairs for part in pair)
+        return sum(part.nbytes for pair in self.pairs for part in pair or ())
 
 
 class Stretch(NamedTuple):
@@ -89,7 +90,7 @@ class PrefixTree:
         self._touch(path)
         return path
 
-    def keep(self, ids: list[int], read: "Callable[[int, int], list[Pair]]") -> None:
+    def keep(self, ids: list[int], read: "Callable[[int, int], Pairs]") -> None:
         """Keep a text, as far as there is room.
 
         Args:
@@ -180,8 +181,11 @@ class PrefixTree:
         return True
 
 
-def _cut(pairs: "list[Pair]", tokens: slice) -> "list[Pair]":
-    return [(keys[:, tokens].clone(), values[:, tokens].clone()) for keys, values in pairs]
+def _cut(pairs: "Pairs", tokens: slice) -> "Pairs":
+    return [
+        None if pair is None else (pair[0][:, tokens].clone(), pair[1][:, tokens].clone())
+        for pair in pairs
+    ]
 
 
 def shared_length(one: list[int], other: list[int]) -> int:
