@@ -2,19 +2,25 @@
 
 sympy works out powers and factorials while it reads, in calls that no signal interrupts. What is
 too long, too deep or too large to work out is compared as text by who asks, and is not read here.
+
+math-verify's own limits are seconds by the clock, and what overruns them counts as unequal: on a
+busy machine a right answer would be wrong. Ours is CPU time, and what overruns it is an error.
 """
 
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from ._notation import LENGTH
 
-# Seconds that math-verify may take to read a formula, and to compare two.
-_PARSE_SECONDS = 2
-_VERIFY_SECONDS = 2
+# CPU time in seconds that reading and comparing two formulas may take; nearly all take less than
+# a tenth of one, and the first pays for math-verify's own start.
+_CPU_SECONDS = 20.0
 # Largest exponents that are worked out, of numbers and where there are variables.
 _POWER = 2000
 _SYMBOLIC_POWER = 60
@@ -35,10 +41,33 @@ def equal_formulas(one: str, other: str) -> bool:
         return False
     from math_verify import verify
 
-    left, right = _parse(one), _parse(other)
-    if not left or not right:
-        return False
-    return bool(verify(left, right, timeout_seconds=_VERIFY_SECONDS))
+    with _cpu_limit(_CPU_SECONDS):
+        left, right = _parse(one), _parse(other)
+        if not left or not right:
+            return False
+        return bool(verify(left, right, timeout_seconds=None))
+
+
+class _Overrun(BaseException):
+    """Not an Exception: math-verify takes every one of those for 'unequal'."""
+
+
+@contextmanager
+def _cpu_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError once the body has used more CPU time; for a process's main thread."""
+
+    def overrun(*_: object) -> None:
+        raise _Overrun
+
+    earlier = signal.signal(signal.SIGPROF, overrun)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    except _Overrun:
+        raise TimeoutError(f"math-verify used more than {seconds:g} s of CPU time") from None
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, earlier)
 
 
 @lru_cache(maxsize=4096)
@@ -52,7 +81,7 @@ def _parse(text: str) -> Any:
         f"\\boxed{{{text}}}",
         [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normal)],
         fallback_mode="no_fallback",
-        parsing_timeout=_PARSE_SECONDS,
+        parsing_timeout=None,
     )
 
 

@@ -39,7 +39,7 @@ from ._final import final_answer
 from ._formulas import NAMED, equal_formulas
 from ._notation import LENGTH, number_of, tidy, without_short_unit, without_units, words_of
 
-VERSION = "1"
+VERSION = "2"
 # A version of these can change what is equal.
 LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 

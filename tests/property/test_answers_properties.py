@@ -1,24 +1,13 @@
 """Equal forms are one answer, different values are two, and no text makes the checkers fail."""
 
-from collections.abc import Iterator
 from fractions import Fraction
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tseval.benchmarks.reasoning import _choice, _formulas, _math
+from tseval.benchmarks.reasoning import _choice, _math
 
 integers = st.integers(-2000, 2000)
 fractions = st.builds(Fraction, st.integers(-60, 60), st.sampled_from([1, 2, 3, 4, 5, 7, 8, 25]))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _patience() -> Iterator[None]:
-    """Give what is right all the time it needs: the limits are seconds by the clock."""
-    with pytest.MonkeyPatch.context() as patch:
-        for limit in ("_PARSE_SECONDS", "_VERIFY_SECONDS"):
-            patch.setattr(_formulas, limit, 60)
-        yield
 
 
 def decimal_of(value: Fraction) -> str | None:
