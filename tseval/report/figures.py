@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Inches: one column of most journals, two of none.
 _WIDTH, _HEIGHT, _DPI = 5.2, 3.6, 200
+_LONGEST = 60
 # Identifiers inside an SVG hang on the salt, the date would be today's; '$' is no formula here.
 _SETTINGS: Any = {
     "svg.hashsalt": "tseval",
@@ -106,18 +107,23 @@ def _draw_on(axes: "Axes", plot: Plot) -> None:
             markersize=2.5 if len(series.x) > 30 else 4,
             markerfacecolor="none" if series.dotted else series.colour,
             linewidth=1.4,
-            label=neutral(series.label),
+            label=_text(series.label),
         )
-    axes.set_title(neutral(plot.title), fontsize=10, loc="left")
-    axes.set_xlabel(neutral(plot.x_title))
-    axes.set_ylabel(neutral(plot.y_title))
+    axes.set_title(_text(plot.title), fontsize=10, loc="left")
+    axes.set_xlabel(_text(plot.x_title))
+    axes.set_ylabel(_text(plot.y_title))
     if plot.ticks:
-        axes.set_xticks(range(len(plot.ticks)), [neutral(tick) for tick in plot.ticks])
+        axes.set_xticks(range(len(plot.ticks)), [_text(tick) for tick in plot.ticks])
         axes.margins(x=0.15)
     if len(plot.series) > 1:
         # Not by ``axes.legend()``, which leaves out labels that begin with an underscore.
-        labels = [neutral(series.label) for series in plot.series]
+        labels = [_text(series.label) for series in plot.series]
         axes.legend(axes.get_lines(), labels, frameon=False, fontsize=8)
+
+
+def _text(text: str) -> str:
+    """Make a text safe to draw; a longer one would leave no room for the axes."""
+    return neutral(text, _LONGEST)
 
 
 def _areas(axes: "Axes", series: Series, low: Any, high: Any, **style: Any) -> None:
