@@ -22,6 +22,8 @@ from .groups import near_duplicates
 Floats = NDArray[np.float64]
 # Weights of so many draws are held at once.
 _AT_ONCE = 100
+# Means of equal values differ in their last digits.
+_SAME = 1e-9
 
 
 def seeded_generator(seed: int, *label: object) -> np.random.Generator:
@@ -177,7 +179,7 @@ def bootstrap_estimate(
         none = clopper_pearson(0, int(found.prompts[quantity]), level).high
         reach = none * (span[1] - span[0])
         low, high = min(low, span[1] - reach), max(high, span[0] + reach)
-        if low == high:
+        if high - low < _SAME:
             low, high = max(span[0], value - none), min(span[1], value + none)
     return Estimate(
         value=value,
