@@ -614,6 +614,24 @@ def test_hidden_states_come_back_from_their_pointer(tmp_path: Path) -> None:
     np.testing.assert_array_equal(finish(run()), states)
 
 
+def test_means_over_spans_stand_behind_the_positions_and_are_kept_apart(tmp_path: Path) -> None:
+    async def run() -> list[np.ndarray]:
+        async with session_on(tmp_path) as session:
+            return [
+                await session.hidden_states("hello", positions=(1, 2, 3)),
+                await session.hidden_states("hello", positions=(2,), spans=((1, 4), (-10, -9))),
+                await session.hidden_states("hello", spans=((1, 3),)),
+            ]
+
+    every, both, span = finish(run())
+    assert (both.shape, span.shape) == ((3, 1, 16), (1, 1, 16))
+    np.testing.assert_allclose(both[:2], [every[1], every.mean(axis=0)], atol=1e-3)
+    np.testing.assert_allclose(span[0], every[:2].mean(axis=0), atol=1e-3)
+    assert len(records(tmp_path, "hidden")) == 3
+    for first, again in zip((every, both, span), finish(run()), strict=True):
+        np.testing.assert_array_equal(first, again)
+
+
 def test_hidden_states_beyond_float16_come_back_too(tmp_path: Path) -> None:
     class Large(ScriptedBackend):
         async def hidden_states(self, request: Any) -> np.ndarray:
