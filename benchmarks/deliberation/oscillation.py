@@ -236,7 +236,7 @@ class _Work:
             seed=self.session.spec.seed,
             draws=self.sizes.bootstraps,
             replays=self.sizes.replays,
-            excluded_traces=dict(sorted(self.excluded.items())),
+            excluded_traces=self._lost_traces(),
             excluded_cuts=few,
             note=note,
         )
@@ -249,6 +249,13 @@ class _Work:
             excluded=dict(sorted({**self.excluded, **few, **replays.lost}.items())),
             notes=tuple(self._notes(traces, cuts, replays, note)),
         )
+
+    def _lost_traces(self) -> dict[str, int]:
+        """Traces without stances by the reasons of verdicts, which runs are held complete by."""
+        lost: Counter[str] = Counter()
+        for reason, count in sorted(self.excluded.items()):
+            lost[reason.removeprefix("stances ")] += count
+        return dict(lost)
 
     def _agreement(self, traces: list[StanceTrace], note: str) -> list[tseval.Number]:
         """Say how far the run's stance judges agree, where there is more than one."""
