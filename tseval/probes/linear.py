@@ -7,6 +7,7 @@ Letters: n prompts, d width of a state, r width after preparation; folds are num
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -138,7 +139,6 @@ def prepare_split(
 def fit_scores(fold: Fold, labels: "Labels", probe: LinearProbe) -> "Scores":
     """Fit a probe on the training prompts of a split; return its logits for the others."""
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     narrow = fold.train_features.shape[1] <= _NEWTON_WIDTH
     sparse = not isinstance(fold.train_features, np.ndarray)
@@ -150,7 +150,7 @@ def fit_scores(fold: Fold, labels: "Labels", probe: LinearProbe) -> "Scores":
         tol=1e-5,
     )
     # Fits are small and many: threads would wait for each other (measured: 6 times slower).
-    with threadpool_limits(1, user_api="blas"):
+    with _threads().limit(limits=1, user_api="blas"):
         model.fit(fold.train_features, labels[fold.train])
     found: Scores = model.decision_function(fold.test_features)
     return found
@@ -202,6 +202,14 @@ def held_out(
         else:
             found.append(fit_scores(prepare_split(states, train, test, probe), labels, probe))
     return found
+
+
+@cache
+def _threads() -> Any:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    # Made once: it looks through all loaded libraries.
+    return ThreadpoolController()
 
 
 def _splits(folds: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
