@@ -148,3 +148,22 @@ def test_a_page_that_cannot_be_written_takes_nothing_from_a_run() -> None:
     assert again.exit_code == 0
     assert "warning: cannot write" in again.stderr
     assert "quick_benign" in again.stdout
+
+
+def test_ls_says_what_a_probe_needs_and_whose_it_is() -> None:
+    records = json.loads(tseval("ls", "benchmarks", "--json").stdout)
+    by_name = {record["benchmark"]: record for record in records}
+    probe_record = by_name["prefix_commitment"]
+    assert (probe_record["kind"], probe_record["rows"]) == ("probe", "")
+    assert probe_record["needs"] == "prefix, token_ids"
+    assert probe_record["paper"] == "arXiv 2606.25013"
+    assert by_name["harmbench"]["paper"].startswith("arXiv:")
+    assert (by_name["harmbench"]["kind"], by_name["harmbench"]["needs"]) == ("harmful", "")
+
+
+def test_ls_says_of_a_metric_which_end_is_better_or_that_neither_is() -> None:
+    records = json.loads(tseval("ls", "metrics", "--json").stdout)
+    better = {record["metric"]: record["better"] for record in records}
+    assert better["orr"] == "lower"
+    assert better["pass_at_1"] == "higher"
+    assert better["settled"] == "neither"

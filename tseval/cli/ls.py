@@ -81,7 +81,7 @@ def _records(kind: str, plugins: "Registry") -> list[dict[str, Any]]:
         },
         "metrics": lambda metric: {
             "on": metric.on,
-            "better": "higher" if metric.higher_is_better else "lower",
+            "better": {True: "higher", False: "lower", None: "neither"}[metric.higher_is_better],
             "summary": metric.summary,
         },
         "formats": lambda family: {"priority": family.priority},
@@ -102,13 +102,19 @@ def _summary(value: Any) -> dict[str, Any]:
 
 
 def _benchmark(benchmark: Any) -> dict[str, Any]:
+    from tseval.cards import ProbeCard
+
     card = benchmark.card
     source = getattr(card, "source", None)
+    probe = isinstance(card, ProbeCard)
     return {
-        "kind": getattr(card, "kind", ""),
+        "kind": "probe" if probe else getattr(card, "kind", ""),
+        # A probe's prompts are those of --scale, --harmful-from and --benign-from.
         "rows": getattr(card, "expected_rows", ""),
         "metrics": ", ".join(getattr(card, "metrics", ())),
         "gated": "yes" if source is not None and source.gated else "",
+        "needs": ", ".join(getattr(card, "needs", ())),
         "licence": getattr(card, "licence", ""),
+        "paper": getattr(card, "paper", ""),
         "summary": card.summary,
     }
