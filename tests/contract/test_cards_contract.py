@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tseval.cards import BenchmarkCard, Suite, read_catalogue
+from tests.support.sessions import registry
+from tseval.cards import BenchmarkCard, ProbeCard, Suite, read_catalogue
 from tseval.data import load_rows, prompt_key
 from tseval.types import Sample
 
@@ -55,6 +56,9 @@ SUITES = {
         *REASONING,
     },
     "over-refusal": {"xstest", "or_bench", "coconot", "falsereject"},
+    "deliberation": {
+        *("first_token", "prefix_commitment", "think_flip", "oscillation", "latent_harm"),
+    },
     "safety": {
         *("harmbench", "strongreject", "wildjailbreak", "advbench", "sorrybench"),
         *("jailbreakbench", "hexphi", "fortress", "wildguardtest"),
@@ -120,8 +124,13 @@ def test_harmbench_reports_its_three_parts_apart() -> None:
 
 @each_suite
 def test_a_suite_names_existing_benchmarks(suite: Suite) -> None:
-    assert set(suite.benchmarks) <= set(CARDS)
+    assert set(suite.benchmarks) <= set(registry().benchmarks)
     assert set(suite.benchmarks) == SUITES[suite.name]
+
+
+def test_every_probe_that_ships_is_in_the_suite_of_probes() -> None:
+    cards = (benchmark.card for benchmark in registry().benchmarks.values())
+    assert {card.name for card in cards if isinstance(card, ProbeCard)} == SUITES["deliberation"]
 
 
 def test_the_promised_suites_are_there() -> None:
