@@ -134,9 +134,11 @@ def test_first_token_reads_the_outcome_where_it_is_planted_and_nowhere_else(
     }
 
 
-@pytest.mark.usefixtures("sized")
 @pytest.mark.parametrize("name", ["first_token", "latent_harm"])
-def test_a_killed_probe_goes_on_and_a_finished_one_asks_nothing(tmp_path: Path, name: str) -> None:
+def test_a_killed_probe_goes_on_and_a_finished_one_asks_nothing(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale(monkeypatch, permutations=2)
     backend = {"states": planted}
     whole = run_probe(name, tmp_path / "whole", decided, backend=backend)
     again = run_probe(name, tmp_path / "whole", decided, backend=backend)

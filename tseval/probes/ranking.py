@@ -32,7 +32,8 @@ def auroc_value(labels: Labels, scores: Scores) -> float:
     Raises:
         StatisticsError: A class is empty.
     """
-    return float(_placements(labels, scores)[labels].mean())
+    _check(labels)
+    return float(_share_below(scores[labels], scores[~labels]).mean())
 
 
 def auroc(
@@ -235,14 +236,18 @@ def _check(labels: Labels) -> tuple[int, int]:
 
 def _placements(labels: Labels, scores: Scores) -> Scores:
     """For each prompt the share of the other class that it stands on the right side of."""
-    from scipy.stats import rankdata
-
-    m, k = _check(labels)
-    among_all = rankdata(scores)
+    _check(labels)
     found = np.empty(len(labels))
-    found[labels] = (among_all[labels] - rankdata(scores[labels])) / k
-    found[~labels] = 1 - (among_all[~labels] - rankdata(scores[~labels])) / m
+    found[labels] = _share_below(scores[labels], scores[~labels])
+    found[~labels] = 1 - _share_below(scores[~labels], scores[labels])
     return found
+
+
+def _share_below(scores: Scores, others: Scores) -> Scores:
+    """For each score the share of the others below it, equal ones counted half."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    return below / (2 * len(others))
 
 
 def _influence(labels: Labels, scores: Scores) -> tuple[float, Scores]:
