@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.sessions import SPEC, finish, session_on
+from tseval.cards import ProbeCard
 from tseval.cli import progress
 from tseval.cli.eta import Eta, State, clock, state_of
 from tseval.spec import RunSpec
@@ -200,6 +201,27 @@ class Running:
         self.done["bench"] += 10
         self.counts["generation.made"] += 10
         self.counts["tokens"] += 1000
+
+
+def test_probes_are_shown_each_on_its_own_and_timed_by_their_steps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    session: Any = Running()
+    card = ProbeCard(name="cuts", title="t", summary="s", metrics=("m",))
+    session.registry.benchmarks["cuts"] = SimpleNamespace(card=card)
+    session.expected["cuts"], session.done["cuts"] = 40, 0
+    lines = progress._Lines()
+    for _ in range(2):
+        lines.tick(session)
+        now[0] += 16
+        session.done["bench"], session.done["cuts"] = 100, 5
+    lines.tick(session)
+    # 105 steps in 32 s: the 35 that are left take 11 s, whatever tokens were made.
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "105 of 140 steps (cuts 5/40)" in last
+    assert last.endswith("about 0:11 left"), last
 
 
 @pytest.mark.parametrize("shown", ["lines", "bars"])

@@ -8,9 +8,12 @@ What is left is these tokens at the speed of the last 20 seconds, and behind the
 which the longest rollouts keep fewer and fewer others company.
 """
 
+import contextlib
 import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
+
+from tseval.cards import ProbeCard
 
 if TYPE_CHECKING:
     from tseval.session import Session
@@ -31,7 +34,7 @@ class State(NamedTuple):
         found: Rollouts from the journal, or shared with another benchmark.
         tokens: New tokens of the rollouts made.
         under_way: New tokens of the rollouts that are not finished.
-        at_once: Most rollouts that are under way at once; 0 where only judges run.
+        at_once: Most rollouts that are under way at once; 0 where steps are no rollouts.
         limit: Most new tokens of one rollout; 0 if unknown.
     """
 
@@ -56,6 +59,9 @@ def state_of(session: "Session", seconds: float) -> State:
         at_once, limit = 0, 0
     else:
         at_once, limit = target.backend.max_outstanding, _limit(session)
+    if probes_of(session):
+        # Their steps are prompts, cuts and replays, whose tokens say nothing of what is left.
+        at_once = 0
     return State(
         seconds=seconds,
         expected=session.expected.total(),
@@ -68,6 +74,16 @@ def state_of(session: "Session", seconds: float) -> State:
         at_once=at_once,
         limit=limit,
     )
+
+
+def probes_of(session: "Session") -> list[str]:
+    """Name the benchmarks under way whose steps are not rollouts."""
+    found = []
+    for name in session.expected:
+        with contextlib.suppress(LookupError):  # steps of something that is no benchmark
+            if isinstance(session.registry.benchmarks[name].card, ProbeCard):
+                found.append(name)
+    return found
 
 
 def _limit(session: "Session") -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tseval.cli.eta import Eta, clock, state_of
+from tseval.cli.eta import Eta, clock, probes_of, state_of
 from tseval.report.text import neutral
 
 if TYPE_CHECKING:
@@ -62,9 +62,19 @@ class _Lines:
         if now - self._shown < _LINE_SECONDS:
             return
         self._shown = now
-        done, expected = session.done.total(), session.expected.total()
         behind = f", {left}" if left else ""
-        self.remark(f"{done} of {expected} rollouts, {_rate(session, self._started)}{behind}")
+        self.remark(f"{_done(session)}, {_rate(session, self._started)}{behind}")
+
+
+def _done(session: "Session") -> str:
+    """Say how far a session is; of probes each on its own, since they go through stages."""
+    done, expected = session.done.total(), session.expected.total()
+    probes = probes_of(session)
+    if not probes:
+        return f"{done} of {expected} rollouts"
+    open_ = [name for name in probes if session.done[name] < session.expected[name]]
+    each = ", ".join(f"{name} {session.done[name]}/{session.expected[name]}" for name in open_)
+    return f"{done} of {expected} steps" + (f" ({each})" if each else "")
 
 
 def _left(eta: Eta, session: "Session", now: float) -> str:
