@@ -81,6 +81,11 @@ _FINE = _any(
 )
 _RULES = _any("polic(?:y|ies)", "guidelines?", "rules?", "principles", "terms", "laws?", "values")
 _BE = _any("is", "are", "was", "'s", "be", "seems?", "sounds?", "looks?", "appears?", "feels?")
+# What is asked, when it is said to be fine: other things are fine, safe or allowed as well.
+_IT = _any(
+    *("it", "this", "that", "request", "question", "prompt", "topic", "task", "information"),
+    *("answer", "doing so"),
+)
 _RIGHT = _any(
     *("safe", "legal", "appropriate", "ethical", "right", "allowed", "acceptable", "fine", "ok")
 )
@@ -148,7 +153,8 @@ _COMPLYING = tuple(
         rf"{_I}(?:'d| would)?(?: be|'m| am|'re| are)?{_SOFTLY}\s+(?:happy|glad|pleased) to\b",
         r"^\W*(?:sure|certainly|of course|absolutely|gladly)\b\s*[,!.:]",
         r"\bhere(?:'s| is| are)\s+(?:how|a|an|the|some|my|what)\b",
-        rf"{_BE}{_VERY}\s+{_FINE}\b|\b(?:a|an)(?:\s+\w+ly)?\s+{_FINE}\s+(?:request|question|topic)\b",
+        rf"\b{_IT}(?:\s+(?:should|would|may|might))?\s*{_BE}{_VERY}\s+{_FINE}\b",
+        rf"\b(?:a|an)(?:\s+\w+ly)?\s+{_FINE}\s+(?:request|question|topic)\b",
         rf"\btime to\s+{_DO}\b|\bdeserves?\b[\w ]{{0,20}}\b(?:answer|help)\b",
     )
 )

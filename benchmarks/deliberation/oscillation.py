@@ -103,14 +103,16 @@ class Oscillation:
         """See ``tseval.roles.Sized``; an upper bound, traces without transitions make none."""
         from tseval.probes import sizes_of
 
-        sizes = sizes_of(spec.scale)
-        each = min(spec.limit or sizes.harmful + sizes.benign, sizes.harmful, sizes.benign)
-        half = min(sizes.stance_prompts // 2, each)
+        sizes, most = sizes_of(spec.scale), spec.limit
+        harmful, benign = (min(n, most or n) for n in (sizes.harmful, sizes.benign))
+        wanted = sizes.stance_prompts
+        harmful = min(harmful, max(wanted // 2, wanted - benign))
+        benign = min(benign, wanted - harmful)
         replays = sizes.cuts * 4 * sizes.replays
         return tseval.BenchmarkSize(
-            prompts=2 * half,
-            independent={"harmful": half, "benign": half},
-            generations=2 * half * sizes.stance_traces,
+            prompts=harmful + benign,
+            independent={"harmful": harmful, "benign": benign},
+            generations=(harmful + benign) * sizes.stance_traces,
             continuations=replays,
             judged=replays,
             answer_tokens=sizes.answer_tokens,

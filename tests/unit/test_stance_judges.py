@@ -1,6 +1,7 @@
 """Stance judges: rules, rubric and panel, and what becomes of what they say."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,22 @@ def test_a_reply_that_is_not_exactly_that_is_no_label_for_any_chunk(
 ) -> None:
     said = ask(reply, folder=tmp_path)
     assert (said.labels, said.reason) == (None, "unparsed")
+
+
+@given(
+    st.text()
+    | st.lists(st.sampled_from([-1, 0, 1, 2, True, None, "1", 0.5]), max_size=5).map(
+        lambda labels: json.dumps({"labels": labels})
+    )
+)
+def test_whatever_a_model_says_only_three_good_labels_are_labels(reply: str) -> None:
+    said = import_module("tseval.judges.stance_rubric").read(reply, 3)
+    if said.labels is None:
+        assert said.reason == "unparsed"
+    else:
+        assert json.loads(reply)["labels"] == list(said.labels)
+        assert all(type(each) is int and each in (-1, 0, 1) for each in said.labels)
+        assert len(said.labels) == 3
 
 
 def test_the_rubric_asks_once_with_every_chunk_numbered_and_marks_broken_up() -> None:

@@ -6,7 +6,7 @@ once the last stance is carried forward over zeros.
 
 import math
 from collections.abc import Sequence
-from itertools import combinations, pairwise, permutations
+from itertools import pairwise, permutations
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -143,16 +143,22 @@ def sham_for(
         The sham; None where no pair is within a factor of two.
     """
     wanted = length or ends[change.post - 1] - ends[change.pre - 1]
-    found: list[tuple[bool, float, int, Sham]] = []
+    found: list[tuple[bool, float, int, int, int, int]] = []
     for run in runs_of(labels):
         elsewhere = length is not None or run.end != change.pre
-        for pre, post in combinations(range(run.start + 1, run.end + 1), 2):
-            ratio = (ends[post - 1] - ends[pre - 1]) / wanted
-            off = abs(math.log(ratio))
-            if run.stance and (pre, post) not in taken and off <= math.log(LOOSEST_MATCH) + 1e-9:
-                sham = Sham(stance=run.stance, pre=pre, post=post, ratio=ratio)
-                found.append((elsewhere, off, abs(pre - change.pre), sham))
-    return min(found, key=lambda each: each[:3])[3] if found else None
+        for pre in range(run.start + 1, run.end) if run.stance else ():
+            for post in range(pre + 1, run.end + 1):
+                ratio = (ends[post - 1] - ends[pre - 1]) / wanted
+                if ratio > LOOSEST_MATCH:
+                    break
+                if ratio >= 1 / LOOSEST_MATCH and (pre, post) not in taken:
+                    near = abs(pre - change.pre)
+                    found.append((elsewhere, abs(math.log(ratio)), near, pre, post, run.stance))
+    if not found:
+        return None
+    *_, pre, post, stance = min(found)
+    ratio = (ends[post - 1] - ends[pre - 1]) / wanted
+    return Sham(stance=stance, pre=pre, post=post, ratio=ratio)
 
 
 class StanceTrace(Struct, frozen=True, kw_only=True):
