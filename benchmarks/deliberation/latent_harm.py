@@ -154,7 +154,7 @@ class _Analysis:
             )
             if last is not None:
                 rows, gain = probes.compare_controls(
-                    group, self._cases, last, shared, "harm_auroc_gain"
+                    group, self._cases, last, shared, "harm_auroc_gain", aside=("benchmark",)
                 )
                 controls += rows
                 numbers.append(gain)
@@ -324,7 +324,7 @@ _MEASURES = (
     tseval.MeasureSpec(
         name="harm_auroc_gain",
         title="harm AUROC over control",
-        summary="AUROC of the probe minus that of the best control on the same prompts",
+        summary="AUROC of the probe minus that of the best control, the benchmark set aside",
     ),
     tseval.MeasureSpec(
         name="harm_auroc_unseen",

@@ -207,7 +207,10 @@ def test_latent_harm_is_read_and_steering_is_counted_prompt_by_prompt(tmp_path: 
     # The benchmark says all there is to know about harm here, and the table shows it.
     controls = {row[:2]: row for row in run.found.grids[0].rows}
     assert controls["plain · state A", "benchmark"][2] == 1.0
-    assert run.number("harm_auroc_gain", "plain · state A").estimate.high <= 0.1
+    # So it is set aside: the gain is over what a prompt's words and length say.
+    gain = run.number("harm_auroc_gain", "plain · state A")
+    assert gain.note != "best control: benchmark"
+    assert gain.estimate.low > 0
 
 
 @pytest.mark.usefixtures("sized")

@@ -9,10 +9,11 @@ import pytest
 
 from tests.support import sessions, templates
 from tests.support.tiny_models import byte_tokenizer, tiny_model
+from tseval.errors import RequestFailed
 from tseval.formats import choose_format
 from tseval.models.hf import HfBackend
 from tseval.probes import layers_named, prompt_state, replay_prefix, state_places
-from tseval.requests import HiddenStatesRequest, ModelSpec
+from tseval.requests import HiddenStatesRequest, ModelSpec, places_of
 from tseval.rollouts import Model
 from tseval.types import Message, Rollout, Thinking, ThinkingMode
 
@@ -219,3 +220,11 @@ def test_a_trace_opened_behind_other_text_has_no_state_b() -> None:
 
 def test_layers_are_named_by_their_depth() -> None:
     assert layers_named(("1/2", "last")) == (0.5, -1)
+
+
+def test_a_share_of_the_depth_is_the_layer_nearest_to_it() -> None:
+    # 30 layers and the embedding: a quarter of 30 is 7.5, which rounds to the even one.
+    assert places_of((0.0, 0.25, 0.5, 0.75, 1.0, -1, 1), 31, "layer") == [0, 8, 15, 22, 30, 30, 1]
+    for wrong in (-0.5, 1.1, 31, -32):
+        with pytest.raises(RequestFailed, match=f"there is no layer {wrong} among 31"):
+            places_of((wrong,), 31, "layer")

@@ -7,6 +7,7 @@ Letters: n prompts, d width of a state, r width after preparation; folds are num
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,8 @@ LEAST_SD = 1e-6
 _MOST_STEPS = 3000
 # Newton's method is exact in a few steps, each cubic in the width.
 _NEWTON_WIDTH = 120
+# Training prompts and dimensions together, below which one thread is best.
+_SMALL_FIT = 3000
 
 
 class LinearProbe(Struct, frozen=True, kw_only=True):
@@ -149,8 +152,9 @@ def fit_scores(fold: Fold, labels: "Labels", probe: LinearProbe) -> "Scores":
         max_iter=_MOST_STEPS,
         tol=1e-5,
     )
-    # Fits are small and many: threads would wait for each other (measured: 6 times slower).
-    with _threads().limit(limits=1, user_api="blas"):
+    # Where fits are small and many, threads wait for each other (measured: 6 times slower).
+    small = sum(fold.train_features.shape) < _SMALL_FIT
+    with _threads().limit(limits=1, user_api="blas") if small else nullcontext():
         model.fit(fold.train_features, labels[fold.train])
     found: Scores = model.decision_function(fold.test_features)
     return found

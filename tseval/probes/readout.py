@@ -203,7 +203,13 @@ def control_scores(cases: Cases) -> dict[str, "Scores"]:
 
 
 def compare_controls(
-    group: str, cases: Cases, probe: Readout, controls: Mapping[str, "Scores"], metric: str
+    group: str,
+    cases: Cases,
+    probe: Readout,
+    controls: Mapping[str, "Scores"],
+    metric: str,
+    *,
+    aside: Sequence[str] = (),
 ) -> tuple[list[tuple[Cell, ...]], Number]:
     """Hold a probe against controls on the same prompts.
 
@@ -213,6 +219,7 @@ def compare_controls(
         probe: What the probe reads.
         controls: Out-of-fold scores by name.
         metric: Name of the difference's ``MeasureSpec``.
+        aside: Controls that are shown and never the best: those that the label follows from.
 
     Returns:
         Rows under :data:`CONTROL_COLUMNS`, and the probe minus the best control as a number. The
@@ -230,7 +237,7 @@ def compare_controls(
                 *(more.value, more.low, more.high, len(scores)),
             )
         )
-        if best is None or alone.value > best[0]:
+        if name not in aside and (best is None or alone.value > best[0]):
             best = (alone.value, name, more)
     n = len(cases.labels)
     gain = Number(metric=metric, group=group, n=n, n_prompts=n, counts=cases.counts)
