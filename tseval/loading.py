@@ -105,14 +105,16 @@ class Models:
 
         Without it, benchmarks that need hidden states are skipped, and a remark says why.
         """
-        factory = self._registry.backends.get(spec.model.backend)
         cards = (self._registry.benchmarks[name].card for name in spec.benchmarks)
         needed = any("hidden_states" in getattr(card, "needs", ()) for card in cards)
         if not needed or backend.capabilities.hidden_states:
             return
-        if factory is None or factory.reader is None:
+        backends, name = self._registry.backends, spec.model.backend
+        # A backend that was handed over need not be registered.
+        reader = backends[name].reader if name in backends else None
+        if reader is None:
             return
-        named = factory.reader(spec.model)
+        named = reader(spec.model)
         other = self._registry.backends[named.backend].create(named)
         try:
             await self._make_room(other)
