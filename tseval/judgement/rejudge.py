@@ -78,6 +78,8 @@ async def rejudge(
     async with open_leg(folder, registry, display, generates=False) as work:
         await work.models.start_judges(seats)
         probes = await start_for_probes(work, registry, seats, backend)
+        for remark in work.models.remarks:
+            display.remark(remark)
         session = work.session = Session(
             spec=folder.manifest.spec,
             journal=work.journal,
