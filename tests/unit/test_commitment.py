@@ -149,6 +149,41 @@ def test_prompts_that_are_all_alike_give_no_certainty() -> None:
         assert 0 <= shown.low <= value <= shown.high <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.05, 1.0])
+def test_intervals_cover_what_they_say(spread: float) -> None:
+    rng = np.random.default_rng(6)
+
+    def traces(prompts: int) -> tuple[np.ndarray, np.ndarray]:
+        """Chances at a cut and at 100%, of two traces a prompt; half of them were settled."""
+        prompt = np.repeat(rng.beta(spread, spread, prompts), 2)
+        end = np.where(rng.random(2 * prompts) < 0.7, prompt, rng.random(2 * prompts) < prompt)
+        return np.where(rng.random(2 * prompts) < 0.5, end, prompt), end
+
+    cut, end = traces(400_000)
+    truth = [(one * end + (1 - one) * (1 - end)).mean() for one in (cut, end)]
+    inside = np.zeros(3)
+    for _ in range(300):
+        cut, end = traces(40)
+        k, first, again = (rng.binomial(4, q) for q in (cut, end, end))
+        n = np.full(80, 4)
+        values = [
+            prefix_agreement(k, n, first + again, 2 * n),
+            prefix_agreement(first, n, again, n),
+        ]
+        found = resample_means(
+            np.stack(values, axis=1), np.repeat(np.arange(40), 2), draws=200, rng=rng
+        )
+        shown = [bootstrap_estimate(found, 0), bootstrap_estimate(found, 1)]
+        shown.append(bootstrap_estimate(found.difference(1, 0), span=(-1.0, 1.0)))
+        wanted = (*truth, truth[1] - truth[0])
+        inside += [
+            e is not None and e.low <= t <= e.high for e, t in zip(shown, wanted, strict=True)
+        ]
+    # 0.95 is meant; 300 replicates have a standard deviation of 0.0126.
+    assert (inside / 300 > 0.91).all()
+
+
 def _rng() -> np.random.Generator:
     return seeded_generator(0, "test")
 
