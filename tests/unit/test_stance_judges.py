@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.sessions import SPEC, finish, model, registry, session_on
 from tseval.errors import ConfigError, RequestFailed, UnknownName
+from tseval.judging import seat_judges
 from tseval.roles import JudgeCard
 from tseval.stance_judging import StancePanel, seat_stances, stances_of
 from tseval.stances import (
@@ -232,6 +233,8 @@ def test_a_judge_without_labels_counts_where_it_could_change_a_chunk() -> None:
     again = vote_stances([said(1, -1), said(1, 0), Stances(reason="error")])
     assert (again.labels, again.reason) == (None, "error")
     assert vote_stances([lost, lost]).labels is None
+    # One of three is no majority of three, whatever the other two would have said.
+    assert vote_stances([said(1, -1), lost, lost]).labels is None
 
 
 @pytest.mark.parametrize(
@@ -263,6 +266,25 @@ def test_unknown_names_and_judges_without_a_model_are_refused_before_anything_st
         seat_stances(("stance-panel(a,b)",), registry())
     with pytest.raises(ConfigError, match="-J stance-rules:batch"):
         seat_stances(("stance-rules",), registry(), {"stance-rules:batch": "1"})
+
+
+def test_an_option_of_a_stance_judge_is_no_fault_of_the_other_judges() -> None:
+    options = {"stance-rubric:delay": "0.5"}
+    seat_judges(("refusal-rules",), registry(), options)
+    (seat,) = seat_stances(("stance-rubric@scripted",), registry(), options).values()
+    assert seat.spec is not None
+    assert seat.spec.options == {"delay": "0.5"}
+    (of_all,) = seat_stances(("stance-rubric@scripted",), registry(), {"delay": "1"}).values()
+    assert of_all.spec is not None
+    assert of_all.spec.options == {"delay": "1"}
+
+
+def test_a_model_that_judges_answers_too_is_started_once() -> None:
+    judges = seat_judges(("rubric@scripted/mixed",), registry())
+    (seat,) = seat_stances(("stance-rubric@scripted/mixed",), registry(), {}, judges).values()
+    assert seat.role == judges["rubric"].role
+    (other,) = seat_stances(("stance-rubric@scripted/thinking",), registry(), {}, judges).values()
+    assert other.role == "judge stance-rubric"
 
 
 def test_a_panel_of_one_rubric_on_several_models_has_a_seat_for_each() -> None:
