@@ -10,6 +10,7 @@ from tests.support.sessions import SPEC, finish, registry, session_on
 from tseval.journal import Journal
 from tseval.measurements import Measurement, Number
 from tseval.probes.sizes import SIZES
+from tseval.protocol import canonical_json
 from tseval.scripts import Script
 from tseval.spec import RunSpec
 from tseval.testing import TAGS_VIEW, ScriptedBackend
@@ -63,6 +64,8 @@ def run_probe(
         async with session_on(folder, target, seats, spec=wanted) as session:
             scores = await registry().benchmarks[name].run(session)
             found = session.measurements[name]
+            # What is found has to be plain: it goes into the run's files and comes back.
+            assert msgspec.json.decode(canonical_json(found), type=Measurement) == found
             return ProbeRun(scores, found, target.calls, session.warnings)
 
     return finish(run(), 120)
