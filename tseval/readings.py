@@ -51,13 +51,24 @@ def told_apart(number: Number, found: Estimate, beside: Estimate | None, what: s
     return readable(number, found, beside, what)[0], 0
 
 
+def readable_from(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
+    """Read after which part of the user's prompt the outcome can be read."""
+    if found.high <= 0.5:
+        return "It can be read in the first half of the prompt.", 0
+    if found.low >= 0.5:
+        return "It can be read in the second half of the prompt only.", 0
+    return "", 0
+
+
 def valley(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read the depth of the valley."""
-    if found.low > 0:
-        return "The classes move together in mid-trace and apart again at its ends.", 0
+    """Read the depth of the valley, against a level curve where there is a test."""
+    level = number.null.value if number.null is not None else 0.0
+    shown = found.low > 0 and (number.p_value is None or number.p_value < _LEVEL)
+    if shown and found.value > level:
+        return "The classes lie closer together in mid-trace than at its ends.", 0
     if found.high < 0:
-        return "The classes are further apart in mid-trace than at its ends: no valley.", 0
-    return "A valley is not shown: the interval holds 0.", 0
+        return "The classes lie further apart in mid-trace than at its ends: no valley.", 0
+    return "That they lie closer together in mid-trace is not shown.", 0
 
 
 def settled(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:

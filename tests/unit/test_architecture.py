@@ -21,7 +21,7 @@ ORDER = (
     *("scoring", "answer_scores", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "forecast"),
-    *("readings", "deliberation", "before_after"),
+    *("readings", "deliberation_rows", "deliberation", "before_after"),
     *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
     *("models", "probes", "train", "cli"),
 )

@@ -7,7 +7,8 @@ import pytest
 from tests.support.measured import estimate, measurement, number
 from tests.unit.test_report import card, score
 from tseval import readings
-from tseval.deliberation import WANTED, DeliberationCard, Finding, deliberation
+from tseval.deliberation import DeliberationCard, Finding, deliberation
+from tseval.deliberation_rows import WANTED
 from tseval.measurements import Measurement, MeasureSpec, Number
 from tseval.types import Estimate
 
@@ -260,10 +261,29 @@ def test_rates_are_read_by_their_intervals(value: Estimate, text: str) -> None:
 
 
 def test_steering_and_the_valley_are_shown_only_beyond_zero() -> None:
-    up, open_, down = (estimate(0.0, low, high) for low, high in ((0.1, 0.2), (-1, 1), (-2, -1)))
+    limits = ((0.1, 0.2), (-1.0, 1.0), (-2.0, -1.0))
+    up, open_, down = (estimate((low + high) / 2, low, high) for low, high in limits)
     assert readings.gain(number(), up, None, "")[0].startswith("Steering raises refusals")
     assert "not shown" in readings.gain(number(), open_, None, "")[0]
     assert readings.gain(number(), down, None, "")[0].startswith("Steering lowers refusals")
-    assert "apart again" in readings.valley(number(), up, None, "")[0]
-    assert "not shown" in readings.valley(number(), open_, None, "")[0]
-    assert "no valley" in readings.valley(number(), down, None, "")[0]
+    level = number(null=estimate(-0.1, -0.2, 0.0), p_value=0.01)
+    assert "closer together in mid-trace than" in readings.valley(level, up, None, "")[0]
+    untested = number(null=None, p_value=None)
+    assert "closer together in mid-trace than" in readings.valley(untested, up, None, "")[0]
+    assert "not shown" in readings.valley(level, open_, None, "")[0]
+    unsure = number(null=estimate(-0.1, -0.2, 0.0), p_value=0.2)
+    assert "not shown" in readings.valley(unsure, up, None, "")[0]
+    assert "no valley" in readings.valley(level, down, None, "")[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(0.1, 0.4, "first half"), (0.6, 0.9, "second half"), (0.3, 0.8, "")],
+)
+def test_where_it_is_readable_or_settled_is_said_where_the_interval_says_so(
+    low: float, high: float, text: str
+) -> None:
+    between = estimate((low + high) / 2, low, high)
+    assert text in readings.readable_from(number(), between, None, "")[0]
+    halves = {"first half": "second half of the trace changes", "second half": "does not settle"}
+    assert halves.get(text, "") in readings.committed(number(), between, None, "")[0]

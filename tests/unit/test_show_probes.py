@@ -32,7 +32,10 @@ def test_show_prints_the_deliberation_scorecard_below_the_scores() -> None:
     assert result.stdout.index("first_token") < result.stdout.index("Do the thinking tokens")
     assert "Outcome readable before thinking, harmful · state A ·" in result.stdout
     assert "It can be read here; no control was made." in result.stdout
-    assert "not run: prefix_commitment, valley, oscillation, latent_harm" in result.stdout
+    assert (
+        "not run: prefix_commitment, prefill_decision, valley, oscillation, latent_harm"
+        in result.stdout
+    )
     assert "Numbers" not in result.stdout
 
 
