@@ -32,7 +32,7 @@ import tseval
 
 from ._final import spaced
 
-VERSION = "1"
+VERSION = "2"
 
 # Characters of a last line in which 'it is C' is looked for.
 _LINE = 500
@@ -177,7 +177,11 @@ def _marked(text: str, choices: tuple[str, ...]) -> list[str]:
         return []
     letters = _inside(boxes[-1][1], choices)
     for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
-        gap = text[before.end() : after.start()]
+        gap = re.sub(
+            r"\\(?:text|mbox|q?quad)(?![a-z])|[{}]|\\[()\[\]]",
+            " ",
+            text[before.end() : after.start()],
+        )
         if len(gap) > 60 or not re.fullmatch(r"(?:[\s$.,;*]|\b(?:and|or|also|maybe)\b)*", gap):
             break
         letters = [*_inside(before[1], choices), *letters]

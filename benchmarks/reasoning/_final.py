@@ -12,7 +12,7 @@ What counts, the first kind that is there deciding:
    text, one formula or one number. With several it is not said which is meant: no answer.
 
 Inside a statement the value it begins with counts ('42 apples after 3 days' is 42), and 'a or b'
-is the list of both, which equals neither.
+is the list of both, which equals neither. 'negative 5' and 'minus 5' are -5.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ _NESTED = 5
 _STATEMENTS = 50
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox|framebox)\b\s*")
+# A sign in words. 'minus' between two values is none: it needs something to begin behind.
+_SIGN = re.compile(
+    r"(?:(?<!-)\b(?:\\text\s*\{\s*)?negative\b|\\text\s*\{\s*negative\b"
+    r"|(?P<lead>(?:^|(?<=\s)(?:\*\*|__|\$)|[:={(#>]|\b(?:is|are|was|be|equals|or|and|exactly|about)\b)\s*)"
+    r"(?:\\text\s*\{\s*)?minus\b)\s*\}?\s*"
+    r"(?P<marks>(?:\*\*|__|\\\(|\\?\$)*)(?=\.?\d|\\[dt]?frac|\\sqrt)",
+    re.I | re.M,
+)
+_PLUS_OR_MINUS = re.compile(r"\bplus or minus\s+(?=\.?\d|\\[dt]?frac|\\sqrt)", re.I)
 _MARKS = re.compile(r"(?:[*_#>:=.!?\"'`$\\(\[\]-]\s*){12,}")
 _TOKEN = re.compile(r"\\[A-Za-z]+|[\w.-]+")
 _CONNECTOR = re.compile(
@@ -73,6 +82,7 @@ _NUMBER = (
     r"(?:\s*[\u00bc-\u00be\u2150-\u215e])?"
     r"(?:e[-+]?\d+\b|\s*(?:\\times|\u00d7|\*|x)\s*10\s*\^\s*\{?-?\d+\}?)?"
     r"(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+(?:\.\d+)?)?(?:\s*\\?%)?"
+    r"(?:\s+(?:hundred|thousand|[mb]illion|trillion)\b)?"
 )
 _ANY_NUMBER = re.compile(rf"(?<![\w.,/^]){_NUMBER}", re.I)
 _LEADING = re.compile(
@@ -99,7 +109,7 @@ _EMPTY_WORDS = re.compile(
 
 def final_answer(text: str) -> str | None:
     """Return the final answer as it is written, without its dressing; None where there is none."""
-    text = spaced(text)
+    text = _signed(spaced(text))
     boxed, is_cut = _boxed(text)
     if boxed or is_cut:
         return boxed
@@ -114,6 +124,12 @@ def spaced(text: str) -> str:
     """Return the end of a text without long runs of blanks and marks, over which patterns crawl."""
     text = re.sub(r"[^\S\n]+", " ", text[-_TAIL:].replace("\r\n", "\n"))
     return _MARKS.sub(lambda run: run[0][:3], re.sub(r"\n\s*\n", "\n\n", text))
+
+
+def _signed(text: str) -> str:
+    """Write signs that are words as signs: 'negative 5' is -5."""
+    text = _PLUS_OR_MINUS.sub(r"\\pm ", text)
+    return _SIGN.sub(lambda one: f"{one['lead'] or ''}{one['marks']}-", text)
 
 
 def _boxed(text: str) -> tuple[str | None, bool]:

@@ -12,7 +12,7 @@ compares it with the reference. Two answers are the same if
 - math-verify finds the two formulas equal.
 
 Units, currency and degree signs are not compared and nothing is converted: '5 km' counts for 5,
-and so does '5 m'. ``10\%`` counts for 10 and for 0.1, the two ways in which it is asked for.
+and so does '5 m'. '5 million' counts for 5 and for 5000000, ``10\%`` counts for 10 and for 0.1: the two ways in which each is asked for.
 ``x = 5`` counts for 5, and 5 for ``x = 5``; the base of a number may be left out but not be
 another. ``a, b`` without brackets counts for ``(a, b)`` and for ``\{a, b\}``, but a list of two
 never counts for one of them. What is too long or too large to compute with is equal only to the
@@ -39,13 +39,17 @@ from ._final import final_answer
 from ._formulas import NAMED, equal_formulas
 from ._notation import LENGTH, number_of, tidy, without_short_unit, without_units, words_of
 
-VERSION = "2"
+VERSION = "3"
 # A version of these can change what is equal.
 LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 
 # Most members of a list that are compared as formulas.
 _MEMBERS = 12
 _BASE = re.compile(r"\(?(?P<digits>[0-9A-Z]+)\)?\s*_\s*\{?\s*(?P<base>\d{1,2})\s*\}?")
+_MULTIPLE = re.compile(
+    r"(.+?)\s*(?:\\(?:text|mathrm|mbox)\s*\{)?\s*\b(hundred|thousand|million|billion|trillion)\b.*"
+)
+_TIMES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _OPEN = {"(": ")", "[": "]", "\\{": "\\}"}
 
 
@@ -123,7 +127,7 @@ def _clipped(extracted: str) -> str:
 @lru_cache(maxsize=4096)
 def _right(reference: str, extracted: str) -> bool:
     gold, found = _read(reference), _read(extracted)
-    if _same(gold, found):
+    if _same(gold, found) or _same_multiple(gold, extracted):
         return True
     left, equals, right = found.text.rpartition("=")
     if equals and "=" not in gold.text and right not in ("0", "") and "\\begin" not in left:
@@ -138,6 +142,17 @@ def _right(reference: str, extracted: str) -> bool:
         ordered = gold.brackets not in (",", "\\{\\}")
         return _same_parts(gold.parts, found.parts, ordered=ordered)
     return False
+
+
+def _same_multiple(gold: _Value, extracted: str) -> bool:
+    """Whether a number is right once its 'million' is worked out."""
+    if gold.number is None or len(extracted) > LENGTH:
+        return False
+    found = _MULTIPLE.fullmatch(tidy(extracted))
+    number = number_of(found[1]) if found else None
+    return (
+        found is not None and number is not None and number * 10 ** _TIMES[found[2]] == gold.number
+    )
 
 
 def _same_percentage(gold: _Value, found: _Value) -> bool:
