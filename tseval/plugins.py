@@ -24,6 +24,7 @@ T = TypeVar("T")
 CATALOGUES = ("tseval.benchmarks", "tseval.judges", "tseval.leaderboards")
 ENGINE_PLUGINS = (
     "tseval.formats",
+    "tseval.interventions",
     "tseval.lm_eval_tasks",
     "tseval.metrics",
     "tseval.models.demo",
@@ -242,7 +243,8 @@ def _catalogue_modules(skipped: set[str]) -> list[str]:
     for catalogue in CATALOGUES:
         package = _import(catalogue, catalogue)
         names.append(catalogue)
-        names.extend(_modules_below(package, 2, skipped))
+        if catalogue not in skipped:
+            names.extend(_modules_below(package, 2, skipped))
     return names
 
 

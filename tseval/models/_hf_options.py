@@ -17,8 +17,9 @@ OPTIONS = {
     "dtype": "auto, bfloat16, float16 or float32 (auto: bfloat16 where the device computes in it)",
     "device": "auto, cpu, cuda, cuda:1 ... (auto: the first CUDA device, else the CPU)",
     "batch_tokens": "most tokens of prompts and completions in one batch (default: by memory)",
-    "prefix_cache": "memory for beginnings that prompts share, such as 512MB or 2GB; 0: none "
-    "(default: by memory; none with deterministic=true, where rounding must not depend on it)",
+    "prefix_cache": (
+        "memory for beginnings that prompts share, such as 2GB; 0: none, as with deterministic=true"
+    ),
     "deterministic": "true for float32 and batches of one: equal bytes in whatever order",
     "attn": "attention implementation of transformers: sdpa, eager, flash_attention_2 ...",
     "threads": "CPU threads of torch",

@@ -1,12 +1,23 @@
 """Measurements on hidden states and traces: library functions, and what probes are made of.
 
-Everything public is here, loaded when it is first used: ``from tseval import probes``.
+Everything public is here, loaded when it is first used: ``import tseval.probes as probes``.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .along import TRACE_PLACES, TracePlaces, trace_places, trace_spans
+    from .anchors import (
+        ANCHORS,
+        TAIL_ANCHORS,
+        Frame,
+        PromptPlaces,
+        prompt_frame,
+        prompt_places,
+        readable_from,
+        spread,
+    )
     from .chunks import LONGEST_CHUNK, MOST_CHUNKS, SHORTEST_CHUNK, Chunk, chunked, token_end
     from .commitment import (
         COMMITTED,
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
         Null,
         category_scores,
         length_scores,
+        null_of,
         permutation_null,
         permuted,
         text_scores,
@@ -85,6 +97,7 @@ if TYPE_CHECKING:
         balanced_accuracy,
         mean_auroc,
         out_of_fold_decisions,
+        paper_bootstrap,
     )
     from .reading import (
         LAYERS,
@@ -116,6 +129,7 @@ if TYPE_CHECKING:
         resample_ratios,
         seeded_generator,
     )
+    from .separability import MEASURES, measures_as_published, norm_fisher
     from .setup import LEAST_OF_A_CLASS, Label, Pool, Probing, begin, undefined
     from .sizes import SCALES, SIZES, Sizes, sizes_of
     from .stances import (
@@ -131,8 +145,31 @@ if TYPE_CHECKING:
         transitions,
     )
     from .steering import NOTICE, paired_gain, refusal_share, steered
+    from .valleys import (
+        EDGE,
+        FITTED_NULL_AT,
+        FITTED_PERMUTATIONS,
+        MIDDLE,
+        SUBSAMPLES,
+        Finding,
+        SeparabilityPanel,
+        Separation,
+        stretch_mean,
+        valley_depth,
+    )
 
 _HOMES: dict[str, tuple[str, ...]] = {
+    "along": ("TRACE_PLACES", "TracePlaces", "trace_places", "trace_spans"),
+    "anchors": (
+        "ANCHORS",
+        "TAIL_ANCHORS",
+        "Frame",
+        "PromptPlaces",
+        "prompt_frame",
+        "prompt_places",
+        "readable_from",
+        "spread",
+    ),
     "flip_findings": ("FALSE_DISCOVERIES", "FlipFindings", "Flips", "flip_results"),
     "flips": (
         "LabelledAnswers",
@@ -174,6 +211,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Null",
         "category_scores",
         "length_scores",
+        "null_of",
         "permutation_null",
         "permuted",
         "text_scores",
@@ -227,6 +265,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "balanced_accuracy",
         "mean_auroc",
         "out_of_fold_decisions",
+        "paper_bootstrap",
     ),
     "reading": (
         "LAYERS",
@@ -258,6 +297,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "resample_means",
         "resample_ratios",
     ),
+    "separability": ("MEASURES", "measures_as_published", "norm_fisher"),
     "setup": ("LEAST_OF_A_CLASS", "Label", "Pool", "Probing", "begin", "undefined"),
     "sizes": ("SCALES", "SIZES", "Sizes", "sizes_of"),
     "stances": (
@@ -278,20 +318,38 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "paired_gain",
         "refusal_share",
     ),
+    "valleys": (
+        "EDGE",
+        "FITTED_NULL_AT",
+        "FITTED_PERMUTATIONS",
+        "MIDDLE",
+        "SUBSAMPLES",
+        "Finding",
+        "SeparabilityPanel",
+        "Separation",
+        "stretch_mean",
+        "valley_depth",
+    ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ALPHA",
+    "ANCHORS",
     "COMMITTED",
     "CONTROL_COLUMNS",
+    "EDGE",
     "FALSE_DISCOVERIES",
+    "FITTED_NULL_AT",
+    "FITTED_PERMUTATIONS",
     "FOLDS",
     "LAYERS",
     "LEAST_OF_A_CLASS",
     "LEAST_SHARED",
     "LOCKED",
     "LONGEST_CHUNK",
+    "MEASURES",
+    "MIDDLE",
     "MOST_CHUNKS",
     "NOTICE",
     "P1",
@@ -300,14 +358,19 @@ __all__ = [
     "SHORTEST_CHUNK",
     "SIZES",
     "STATES",
+    "SUBSAMPLES",
+    "TAIL_ANCHORS",
+    "TRACE_PLACES",
     "Cases",
     "Chunk",
     "CommitmentFindings",
     "Continuations",
     "Family",
+    "Finding",
     "FlipFindings",
     "FlipTable",
     "Flips",
+    "Frame",
     "Halves",
     "Label",
     "LabelledAnswers",
@@ -320,15 +383,19 @@ __all__ = [
     "Point",
     "Pool",
     "Probing",
+    "PromptPlaces",
     "Readout",
     "ReplayedCut",
     "Resampled",
     "Run",
+    "SeparabilityPanel",
+    "Separation",
     "Sham",
     "Sizes",
     "StanceAgreement",
     "StanceTrace",
     "Tally",
+    "TracePlaces",
     "Transition",
     "auroc",
     "auroc_difference",
@@ -364,12 +431,16 @@ __all__ = [
     "majority_label",
     "make_cases",
     "mean_auroc",
+    "measures_as_published",
     "near_duplicates",
+    "norm_fisher",
+    "null_of",
     "ordinal_alpha",
     "oscillation_results",
     "out_of_fold",
     "out_of_fold_decisions",
     "paired_gain",
+    "paper_bootstrap",
     "paper_numbers",
     "permutation_null",
     "permutation_tests",
@@ -380,9 +451,12 @@ __all__ = [
     "prefix_variance",
     "prepare",
     "prompt_clusters",
+    "prompt_frame",
+    "prompt_places",
     "prompt_state",
     "read_out",
     "read_states",
+    "readable_from",
     "refusal_share",
     "replay_prefix",
     "resample_means",
@@ -397,16 +471,21 @@ __all__ = [
     "sizes_of",
     "smallest_p",
     "smallest_significant_move",
+    "spread",
     "stance_agreement",
     "state_places",
     "steered",
     "stratified_folds",
+    "stretch_mean",
     "text_scores",
     "token_end",
     "tokens_kept",
+    "trace_places",
+    "trace_spans",
     "transitions",
     "trim_trace",
     "undefined",
+    "valley_depth",
 ]
 
 

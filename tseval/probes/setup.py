@@ -147,14 +147,15 @@ class Probing:
         )
 
     async def label(self, sample: Sample, rollout: Rollout) -> Label:
-        """Have a rollout judged by the judge of :attr:`seat`."""
-        seat, spec = self.seat, self.session.spec
-        text, lost = text_to_judge(rollout, seat.sees or spec.text, spec.thinking.unclosed)
+        """Have a rollout's answer judged by the judge of :attr:`seat`.
+
+        Always the answer, whatever text the run judges: what continues a trace has none, and its
+        label has to mean what the trace's own does.
+        """
+        text, lost = text_to_judge(rollout, "answer", self.session.spec.thinking.unclosed)
         if lost:
             return Label(None, lost)
-        _, verdict = await self.session.judge(
-            seat.label, sample.prompt, text, sees=seat.sees or spec.text
-        )
+        _, verdict = await self.session.judge(self.seat.label, sample.prompt, text, sees="answer")
         if verdict.reason != "ok":
             return Label(None, verdict.reason)
         if verdict.refusal is None:
@@ -202,7 +203,7 @@ class Probing:
             sampling=self.sampling,
             rollouts=1,
             judge=self.session.identity_of(self.seat.label),
-            text=self.seat.sees or spec.text,
+            text="answer",
             metric=number.metric,
             metric_version=metric.version,
             settings={name: str(value) for name, value in sorted(found.settings.items())},
