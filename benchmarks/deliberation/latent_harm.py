@@ -52,7 +52,7 @@ class LatentHarm:
         name="latent_harm",
         title="Latent knowledge of harm",
         summary="whether harm can be read before thinking, and what refusal steering makes of it",
-        metrics=("harm_auroc", "steering_gain"),
+        metrics=("harm_auroc", "harm_auroc_unseen", "steering_gain"),
         needs=("prefix", "token_ids", "hidden_states"),
         paper="arXiv 2601.23143",
         note="harmful and benign prompts come from different benchmarks; the figure on unseen"

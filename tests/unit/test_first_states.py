@@ -60,8 +60,11 @@ def compliant(call: Call) -> str:
 
 
 def planted(upto: tuple[int, ...], layer: float) -> np.ndarray:
-    """Noise, but for the last layer where the prompt ends: it holds both harm and the outcome."""
-    text = decode(upto)
+    """Noise, but for the last layer where the prompt ends: it holds both harm and the outcome.
+
+    The embedding is that of the last token, which is the same wherever a prompt ends.
+    """
+    text = decode(upto[-1:] if layer == 0 else upto)
     seed = int.from_bytes(sha256(f"{text}{layer}".encode()).digest()[:8], "big")
     found = np.random.default_rng(seed).normal(size=12)
     if layer == -1 and text.endswith("[/u]\n"):
@@ -241,7 +244,7 @@ HARMFUL = {
 def planted_everywhere(upto: tuple[int, ...], layer: float) -> np.ndarray:
     """Harm in the same direction for all benchmarks, and which benchmark it is in none."""
     text = decode(upto)
-    found = planted(upto, 0)
+    found = planted(upto, 0.5)
     found[1] += 4 * (bare(text.partition("[u]")[2].removesuffix("[/u]\n")) in HARMFUL)
     return found
 

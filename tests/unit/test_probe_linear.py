@@ -92,6 +92,16 @@ def test_p1_minimises_the_published_objective(shape: tuple[int, int]) -> None:
         assert found[test] == pytest.approx(expected, abs=5e-3)
 
 
+@pytest.mark.parametrize("probe", [P1, P2], ids=["P1", "P2"])
+@pytest.mark.parametrize("width", [8, 90])
+def test_states_that_are_all_the_same_say_nothing(probe: LinearProbe, width: int) -> None:
+    # At the embedding, state A is the same token for every prompt.
+    labels = np.arange(60) % 3 == 0
+    states = np.tile(np.random.default_rng(0).normal(size=width), (60, 1)).astype(np.float32)
+    assert score(states, labels, grouped_folds(labels, np.arange(60)), probe) == 0.5
+    assert held_out(states, labels, [np.arange(9)], probe, np.arange(60))[0].tolist() == [0] * 9
+
+
 def test_folds_keep_groups_whole_and_classes_even() -> None:
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 90, 120)

@@ -140,7 +140,12 @@ def prepare_split(
 
 
 def fit_scores(fold: Fold, labels: "Labels", probe: LinearProbe) -> "Scores":
-    """Fit a probe on the training prompts of a split; return its logits for the others."""
+    """Fit a probe on the training prompts of a split; return its logits for the others.
+
+    States that are all the same (the embedding of a chat template's last token) give 0 for all.
+    """
+    if not fold.train_features.shape[1]:
+        return np.zeros(len(fold.test))
     from sklearn.linear_model import LogisticRegression
 
     narrow = fold.train_features.shape[1] <= _NEWTON_WIDTH
@@ -248,6 +253,8 @@ def _prepared(
 ) -> Fold:
     known = states[train]
     mean, sd = known.mean(axis=0), known.std(axis=0)
+    if not (sd > LEAST_SD).any():
+        return Fold(train, test, known[:, :0], states[test][:, :0])
     sd[sd <= LEAST_SD] = 1.0
     known, other = (known - mean) / sd, (states[test] - mean) / sd
     if probe.components is None:
