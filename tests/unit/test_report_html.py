@@ -142,6 +142,13 @@ def test_curves_of_one_name_share_a_plot_and_each_plot_has_a_place_of_its_own() 
     assert places == [each["name"] for each in elements.figures()]
 
 
+def test_a_curve_without_any_point_is_not_drawn() -> None:
+    nothing = curve(group="benign", y=(None,) * 5)
+    assert [len(plot.series) for plot in plots_of(measurement(curves=(curve(), nothing)))] == [1]
+    assert plots_of(measurement(curves=(nothing,))) == []
+    assert Elements(page(measurement(curves=(nothing,)))).scripts == []
+
+
 def test_plotly_is_embedded_once_and_only_where_there_is_a_curve() -> None:
     assert len(page(measurement(), measurement(judge="b"))) < 6_000_000
     plain = page(measurement(curves=()))
@@ -186,11 +193,20 @@ def test_the_policy_allows_exactly_the_scripts_of_the_page() -> None:
     assert 'format: "svg"' in run[1]
 
 
+def test_nothing_in_a_plot_offers_to_send_it_away() -> None:
+    (_, own) = (text for kind, text in Elements(page(measurement())).scripts if not kind)
+    assert "showSendToCloud: false" in own
+    assert 'plotlyServerURL: ""' in own
+    assert '"sendChartToCloud"' in own[own.index("modeBarButtonsToRemove") :]
+    assert "displaylogo: false" in own
+
+
 def test_the_page_is_for_phones_and_for_both_schemes() -> None:
     text = page(measurement())
     assert 'name="viewport" content="width=device-width' in text
     assert "prefers-color-scheme: dark" in text
-    assert re.search(r"\.wide \{ overflow-x: auto; \}", text)
+    assert ".wide { overflow-x: auto; }" in text
+    assert "@media (max-width: 40rem)" in text
 
 
 # -- hostile text

@@ -12,7 +12,7 @@ _LAYOUT: dict[str, Any] = {
     "plot_bgcolor": "rgba(0,0,0,0)",
     "margin": {"l": 64, "r": 16, "t": 16, "b": 56},
     "hovermode": "closest",
-    "legend": {"orientation": "h", "y": -0.25},
+    "legend": {"orientation": "h"},
 }
 _BAND, _NULL = 0.18, 0.22
 

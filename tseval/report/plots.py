@@ -55,12 +55,14 @@ class Plot(NamedTuple):
 def plots_of(found: Measurement) -> list[Plot]:
     """Put the curves of a measurement into plots: those of one name share one.
 
-    Curves of one group keep one colour over all plots of the measurement.
+    Curves of one group keep one colour over all plots of the measurement. A curve without any
+    point is not drawn: the measurement's numbers say why they are undefined.
     """
     groups = list(dict.fromkeys(curve.group for curve in found.curves))
     together: dict[str, list[Curve]] = {}
     for curve in found.curves:
-        together.setdefault(curve.name, []).append(curve)
+        if any(y is not None for y in curve.y):
+            together.setdefault(curve.name, []).append(curve)
     return [
         Plot(
             name=file_name(found.probe, name, found.judge),
