@@ -12,7 +12,8 @@ compares it with the reference. Two answers are the same if
 - math-verify finds the two formulas equal.
 
 Units, currency and degree signs are not compared and nothing is converted: '5 km' counts for 5,
-and so does '5 m'. '5 million' counts for 5 and for 5000000, ``10\%`` counts for 10 and for 0.1: the two ways in which each is asked for.
+and so does '5 m'. '5 million' counts for 5 and for 5000000, ``10\%`` for 10 and for 0.1: the two
+ways in which each is asked for.
 ``x = 5`` counts for 5, and 5 for ``x = 5``; the base of a number may be left out but not be
 another. ``a, b`` without brackets counts for ``(a, b)`` and for ``\{a, b\}``, but a list of two
 never counts for one of them. What is too long or too large to compute with is equal only to the

@@ -756,3 +756,58 @@ def test_an_oracle_on_the_mirrors_aime24_scores_one(tmp_path: Path, mirror: Path
     )
     assert score.estimate is not None
     assert (score.estimate.value, score.n) == (1.0, 30)
+
+
+def test_a_scorer_that_was_repaired_scores_again_and_asks_nothing(tmp_path: Path) -> None:
+    first = [{"name": "none", "filter": [{"function": "take_first"}]}]
+    name = toys.sums_task(tmp_path, filter_list=first)
+    with (tmp_path / "toy_sums.yaml").open("a") as file:
+        file.write("process_results: !function scorer.score\n")
+    scorer = tmp_path / "scorer.py"
+    found = []
+    for right in ("0.0", "1.00"):
+        scorer.write_text(f"def score(doc, results):\n    return {{'exact_match': {right}}}\n")
+        backend = scripted(toys.add)
+        (score,) = measure(tmp_path / "run", backend, name)
+        found.append((score.estimate and score.estimate.value, backend.calls))
+    assert found == [(0.0, 12), (1.0, 0)]
+
+
+def test_a_file_that_a_task_includes_is_part_of_it(tmp_path: Path) -> None:
+    toys.sums_task(tmp_path)
+    place = tmp_path / "own"
+    place.mkdir()
+    base = (tmp_path / "toy_sums.yaml").rename(tmp_path / "_base_yaml")
+    file = place / "mine.yaml"
+    file.write_text("include: ../_base_yaml\ntask: toy_mine\n")
+    before = by_metric(measure(tmp_path / "run", scripted(toys.add), f"lm-eval/{file}"))
+    base.write_text(base.read_text().replace("#### (", "##### ("))
+    after = by_metric(measure(tmp_path / "run", scripted(toys.add), f"lm-eval/{file}"))
+    values = [
+        scores["exact_match,strict-match"].estimate.value  # type: ignore[union-attr]
+        for scores in (before, after)
+    ]
+    assert values == [1.0, 0.0]
+
+
+def test_a_group_within_a_group_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    for name, count in (("toy_small", 2), ("toy_large", 5)):
+        toys.choice_task(tmp_path, name, count=count)
+    metric = {"metric": "acc", "aggregation": "mean"}
+    inner = {
+        "group": "toy_inner",
+        "task": ["toy_small", "toy_large"],
+        "aggregate_metric_list": [{**metric, "weight_by_size": True}],
+    }
+    outer = {
+        "group": "toy_outer",
+        "task": [inner],
+        "aggregate_metric_list": [{**metric, "weight_by_size": False}],
+    }
+    name = toys.write_task(tmp_path / "toy_outer.yaml", outer)
+    backend = toys.Chooser(lambda call: "Paris", view=toys.VIEW)
+    scores = measure(tmp_path / "run", backend, name)
+    values = {(s.group, s.metric): s.estimate.value for s in scores if s.estimate}
+    assert len(values) == len(scores)
+    assert values["", "acc"] == pytest.approx((1 / 2 + 1 / 5) / 2)
+    assert values["toy_outer::toy_inner", "acc"] == pytest.approx(2 / 7)

@@ -96,8 +96,10 @@ def _jackknife(aggregate: Any, raw: list[Any]) -> tuple[float | None, int]:
 def group_values(results: dict[str, Any], loaded: dict[str, Any]) -> tuple[GroupValue, ...]:
     """Give what lm-eval aggregates over groups."""
     found = []
+    groups = loaded["groups"]
+    within = {id(part) for group in groups.values() for part in group.get_all_groups()}
     for name, values in (results.get("groups") or {}).items():
-        group = loaded["groups"][name]
+        group = groups[name]
         tasks = tuple(task.task_name for task in group.get_all_tasks())
         better = results["higher_is_better"].get(name) or {}
         for key, value in values.items():
@@ -113,6 +115,7 @@ def group_values(results: dict[str, Any], loaded: dict[str, Any]) -> tuple[Group
                         stderr=_number(values.get(f"{metric}_stderr,{filter_}")),
                         tasks=tasks,
                         higher_is_better=_better(better, metric),
+                        inner=id(group) in within,
                     )
                 )
     return tuple(found)

@@ -34,7 +34,7 @@ from .export import results_file
 from .records import VERSION, Answers, Ask, Built, DocPlan, Order, Scored, TaskPlan, Template
 from .scores import Measured, scores_of
 from .sizes import cluster_of, size_of
-from .stock import Location, may_run_code
+from .stock import Location, may_run_code, own_sources
 
 _WORKER = "tseval.lm_eval_tasks.worker"
 # A dataset may have to be fetched first; a scorer may run programs.
@@ -324,7 +324,7 @@ def _order(location: Location, spec: RunSpec) -> Order:
         folder=str(location.folder or ""),
         file=str(location.file or ""),
         data_dirs=tuple(map(str, folders)),
-        stamps=tuple(_stamps([*folders, *([location.file] if location.file else [])])),
+        stamps=tuple(_stamps([*folders, *own_sources(location)])),
         limit=spec.limit,
         subset_seed=spec.subset_seed,
         unsafe_code=spec.unsafe_code,

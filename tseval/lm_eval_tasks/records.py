@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 # Changes whenever the same arguments could give another answer.
-VERSION = "2"
+VERSION = "3"
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -18,8 +18,8 @@ class Order(Struct, frozen=True, kw_only=True):
         folder: Folder whose task files are indexed; '' for lm-eval's full index.
         file: The user's own YAML file, or ''.
         data_dirs: Folders with local data, absolute.
-        stamps: Path, size and time of the data files there: part of what is asked, so that
-            changed data is read anew.
+        stamps: Path, size and time of the data files there, and of what a task of the user's own
+            is made of: part of what is asked, so that what has changed is read anew.
         limit: Documents per task, or None.
         subset_seed: Which documents a limit takes.
         unsafe_code: Whether tasks that execute code which the model wrote may run.
@@ -199,7 +199,11 @@ class Series(Struct, frozen=True, kw_only=True):
 
 
 class GroupValue(Struct, frozen=True, kw_only=True):
-    """One aggregate that lm-eval makes of a group's tasks."""
+    """One aggregate that lm-eval makes of a group's tasks.
+
+    Attributes:
+        inner: Whether the group is part of another one.
+    """
 
     group: str
     metric: str
@@ -208,6 +212,7 @@ class GroupValue(Struct, frozen=True, kw_only=True):
     stderr: float | None
     tasks: tuple[str, ...]
     higher_is_better: bool = True
+    inner: bool = False
 
 
 class Scored(Struct, frozen=True, kw_only=True):

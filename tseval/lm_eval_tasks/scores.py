@@ -236,7 +236,9 @@ def _group_score(
     members = [score for score in found if score is not None]
     if not members or not 0 <= value.value <= 1:
         return None
-    top = name.rpartition("/")[2] == value.group or len(tasks) == len(value.tasks)
+    # A group that holds one group alone has the same tasks.
+    named = name.rpartition("/")[2] == value.group
+    top = not value.inner and (named or len(tasks) == len(value.tasks))
     plans = [tasks[task].plan for task in value.tasks]
     made = structs.replace(
         protocol(plans[0]),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from tseval.errors import ConfigError, UnknownName
+from tseval.tables import SUFFIXES
 
 # First words of the names of stock tasks whose folder has another name.
 _ELSEWHERE = {
@@ -105,6 +106,35 @@ def may_run_code(location: Location) -> bool:
             return True
         files.extend(file.parent / match[1].decode() for match in _INCLUDE.finditer(source))
     return False
+
+
+def own_sources(location: Location) -> list[Path]:
+    """Name the files that decide what the user's own task asks and how it scores.
+
+    These are the task files, functions and rows in the folder of its file, and the files that it
+    includes from elsewhere, with the functions beside them. Of stock tasks none: lm-eval's version
+    says it.
+    """
+    if location.file is None:
+        return []
+    home = location.file.parent
+    # A run may lie below: its records are no rows.
+    found = {each for each in home.iterdir() if each.suffix in (".json", *SUFFIXES)}
+    for place, folders, files in os.walk(home):
+        folders[:] = [each for each in folders if not each.startswith((".", "__"))]
+        tasks = [file for file in files if file.endswith((".yaml", ".yml", "_yaml"))]
+        codes = [file for file in files if file.endswith(".py")]
+        found.update(Path(place, file) for file in (*tasks, *(codes if tasks else ())))
+    included, seen = [location.file], set()
+    while included:
+        file = included.pop()
+        if file in seen or not file.is_file():
+            continue
+        seen.add(file)
+        found.update([file, *file.parent.glob("*.py")])
+        source = file.read_bytes()
+        included.extend((file.parent / m[1].decode()).resolve() for m in _INCLUDE.finditer(source))
+    return sorted(found)
 
 
 def _task_files(root: Path) -> Iterator[Path]:
