@@ -20,6 +20,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
         commitment_traces: ... traces of each ...
         commitment_answers: ... and continuations at each cut of each trace.
         commitment_cuts: Cuts in percent of a trace; above 100 the trace is extended.
+        valley_layers: Layers that the valley is read at, by name; all measures at the last.
         stance_prompts: Prompts of both classes together whose traces oscillation reads ...
         stance_traces: ... and traces of each.
         cuts: Most transitions that are replayed; each has four points: before and after it, and
@@ -40,6 +41,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     commitment_traces: int
     commitment_answers: int
     commitment_cuts: tuple[int, ...]
+    valley_layers: tuple[str, ...]
     stance_prompts: int
     stance_traces: int
     cuts: int
@@ -68,6 +70,7 @@ SIZES: dict[str, Sizes] = {
             commitment_traces=2,
             commitment_answers=4,
             commitment_cuts=(0, 25, 50, 75, 100),
+            valley_layers=("1/2", "last"),
             stance_prompts=120,
             stance_traces=1,
             cuts=30,
@@ -88,6 +91,7 @@ SIZES: dict[str, Sizes] = {
             commitment_traces=4,
             commitment_answers=8,
             commitment_cuts=(0, 10, 20, 40, 60, 80, 100, 120, 150, 200),
+            valley_layers=("last",),
             stance_prompts=300,
             stance_traces=2,
             cuts=300,
@@ -109,6 +113,7 @@ SIZES: dict[str, Sizes] = {
             commitment_traces=8,
             commitment_answers=8,
             commitment_cuts=(0, 20, 40, 60, 80, 100, 120, 140, 160, 180, 200),
+            valley_layers=("last",),
             stance_prompts=600,
             stance_traces=4,
             cuts=10_000,
