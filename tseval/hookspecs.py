@@ -68,7 +68,7 @@ def register_trainers(register: Register) -> None:
 
 @hookspec
 def register_interventions(register: Register) -> None:
-    """Call ``register`` with objects of the ``tseval.roles.Intervention`` role."""
+    """Call ``register`` with objects of the ``tseval.wrapping.Intervention`` role."""
 
 
 @hookspec

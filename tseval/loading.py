@@ -18,6 +18,7 @@ from .runfolder import Manifest
 from .scheduler import Scheduler
 from .spec import RunSpec
 from .stance_judging import StanceSeat
+from .wrapping import Inner, check_fits, parse_intervention
 
 
 class Models:
@@ -169,9 +170,10 @@ class Models:
         fmt = choose_format(self._registry.formats.values(), view, spec.options.get("format", ""))
         complete, extra = backend.complete, {}
         if run is not None and run.intervention:
-            intervention = self._registry.interventions[run.intervention]
+            intervention = parse_intervention(run.intervention, self._registry.interventions)
+            check_fits(intervention, backend, fmt, run.thinking.mode)
             extra = {"intervention": intervention.name, **intervention.identity}
-            inner = backend.complete
+            inner = Inner(backend)
 
             async def complete(request: CompletionRequest) -> Completion:
                 done: Completion = await intervention.complete(request, inner)

@@ -30,6 +30,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
         choices: Says how probable given answers are as the next token.
         hidden_states: Returns hidden states.
         seeds: Equal row seeds give equal draws (batch effects of low precision aside).
+        entropies: Says how uncertain the model was at each token it generated.
     """
 
     chat: bool = True
@@ -40,6 +41,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     choices: bool = False
     hidden_states: bool = False
     seeds: bool = False
+    entropies: bool = False
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -98,6 +100,11 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
         sampling: How tokens are drawn; its ``answer_tokens`` is not read, ``limits`` is.
         seed: Row seed, 63 bits. Equal seeds and requests give equal draws.
         banned: Strings that must not be generated (the closer, when thinking is extended).
+        part: What is generated, for interventions: a trace from its 'start' (and what follows it),
+            more of a recorded 'trace', of which ``prefix`` holds the beginning, or an 'answer'
+            alone. Backends do not read it.
+        entropy_top: Most probable tokens that entropies are taken over; 0: none are reported.
+            More than 0 only with ``entropies``.
     """
 
     messages: tuple[Message, ...]
@@ -109,6 +116,8 @@ class CompletionRequest(Struct, frozen=True, kw_only=True):
     sampling: Sampling
     seed: int = 0
     banned: tuple[str, ...] = ()
+    part: Literal["start", "trace", "answer"] = "start"
+    entropy_top: int = 0
 
 
 class Completion(Struct, frozen=True, kw_only=True):
@@ -122,6 +131,11 @@ class Completion(Struct, frozen=True, kw_only=True):
             does not say, 0.
         trace_text: A trace that a server already took out of ``text``; None if it did not.
         notes: Remarks that end up on the rollout.
+        entropies: For each token of ``ids``, minus the sum of p ln p (nats) over the
+            ``entropy_top`` most probable tokens there, p from a softmax over the whole vocabulary
+            at temperature 1, before anything is banned; None where they were not asked for.
+        injected: Ranges (start, stop) of ``ids`` that an intervention wrote, not the model.
+        closed_by: 'cut' where an intervention closed the trace; '' where it did not.
     """
 
     text: str
@@ -131,6 +145,9 @@ class Completion(Struct, frozen=True, kw_only=True):
     tokens: int = 0
     trace_text: str | None = None
     notes: tuple[str, ...] = ()
+    entropies: tuple[float, ...] | None = None
+    injected: tuple[tuple[int, int], ...] = ()
+    closed_by: Literal["cut", ""] = ""
 
 
 class ScoringRequest(Struct, frozen=True, kw_only=True):

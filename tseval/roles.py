@@ -1,12 +1,13 @@
 """The roles that plugins play. The docstrings here are the contracts.
 
 A plugin need not inherit from anything: an object with these members plays the role.
-``tseval.testing`` has the checks that every object of a role must pass.
+``tseval.testing`` has the checks that every object of a role must pass. The role of
+interventions, which wrap generation, stands in ``tseval.wrapping``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -107,6 +108,10 @@ class Backend(Protocol):
 
     def text_tokens(self, text: str) -> int | None:
         """Length of a text tokenised on its own; None where the backend cannot know."""
+        ...
+
+    def text_ids(self, text: str) -> tuple[int, ...] | None:
+        """Token ids of a text tokenised on its own; None where the backend cannot know."""
         ...
 
     def decode(self, ids: tuple[int, ...]) -> str:
@@ -358,24 +363,6 @@ class MetricSpec(Struct, frozen=True, kw_only=True):
     version: str = "1"
     companions: tuple[str, ...] = ()
     summary: str = ""
-
-
-class Intervention(Protocol):
-    """Wraps generation: a system prompt, a prefilled sentence, a guided decoding loop.
-
-    Part of the subject's identity, since it changes what is measured.
-    """
-
-    name: str
-    identity: dict[str, str]
-
-    async def complete(
-        self,
-        request: CompletionRequest,
-        inner: Callable[[CompletionRequest], Awaitable[Completion]],
-    ) -> Completion:
-        """Make a completion with any number of calls to ``inner``."""
-        ...
 
 
 class Trainer(Protocol):

@@ -164,6 +164,7 @@ async def _think_and_answer(model: Model, plan: Plan, start: Opening, limits: Li
             limits=limits,
             sampling=plan.sampling,
             seed=plan.seed,
+            part="answer" if start.closed or not start.format.thinks else "start",
         )
     )
     parsed = _parse(start, first)
@@ -216,6 +217,7 @@ async def continue_trace(model: Model, plan: Plan, how: Continuation) -> Rollout
             sampling=plan.sampling,
             seed=plan.seed,
             banned=banned,
+            part="trace",
         )
     )
     return _rollout(model, plan, limits, done, parse(start.format, done.text, opened=True))
@@ -238,6 +240,7 @@ async def _answer(
             sampling=plan.sampling,
             # Draws behind the closer are independent of those before it.
             seed=plan.seed ^ 0x5DEECE66D,
+            part="answer",
         )
     )
 
@@ -319,7 +322,8 @@ def _rollout(
     answer_ids: tuple[int, ...] | None = None
     if completion.ids is not None and completion.trace_text is None:
         trace_ids, answer_ids = split_ids(completion.ids, _decoder(model), parsed)
-    by: ClosedBy = closed_by or ("model" if parsed.thought and parsed.closed else "none")
+    written: ClosedBy = completion.closed_by or "model"
+    by: ClosedBy = closed_by or (written if parsed.thought and parsed.closed else "none")
     return Rollout(
         key=plan.key,
         trace=parsed.trace,
@@ -334,8 +338,26 @@ def _rollout(
         answer_tokens=_length(answer_ids, completion, parsed),
         budget=limits.thinking,
         seed=plan.seed,
-        notes=(*parsed.notes, *completion.notes),
+        notes=(*parsed.notes, *completion.notes, *_injected(completion, trace_ids)),
     )
+
+
+def _injected(completion: Completion, trace_ids: tuple[int, ...] | None) -> tuple[str, ...]:
+    """Say which tokens of the trace an intervention wrote: 'injected-at:0-12,70-85'.
+
+    Ranges are [start, stop) in the trace's ids; what stands outside of them (an opener, a closer)
+    is left out.
+    """
+    if not completion.injected or not trace_ids or completion.ids is None:
+        return ()
+    size = len(trace_ids)
+    starts = range(len(completion.ids) - size + 1)
+    first = next(n for n in starts if completion.ids[n : n + size] == trace_ids)
+    spans = (
+        (max(start - first, 0), min(stop - first, size)) for start, stop in completion.injected
+    )
+    shown = [f"{start}-{stop}" for start, stop in spans if start < stop]
+    return (f"injected-at:{','.join(shown)}",) if shown else ()
 
 
 def _length(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import BackendError, ConfigError, RequestFailed, UnknownName
 from .formats import TemplateView
 from .hookspecs import Register, hookimpl
+from .intervention_checks import check_on_families
 from .requests import (
     Capabilities,
     ChoiceRequest,
@@ -32,11 +33,13 @@ from .roles import BackendFactory, Judge, JudgeCase, JudgeModel
 from .scripts import CHAT_VIEW, TAGS_VIEW, Call, Script, decode, encode, mixed, thinking
 from .thinking import TraceState
 from .types import ChoiceScores, LogLikelihood, Message, Verdict
+from .wrapping import Intervention
 
 if TYPE_CHECKING:
     import numpy as np
 
 States = Callable[[tuple[int, ...], float], "np.ndarray"]
+Entropy = Callable[[Call, int], float]
 
 
 class ScriptedBackend:
@@ -54,6 +57,8 @@ class ScriptedBackend:
         max_outstanding: As in the contract.
         states: Hidden state at a position, from the token ids up to it and the layer as it was
             asked for; default: pseudo-random numbers that depend on both.
+        entropy: Entropy at a token, from the call and the token's place in what is written;
+            default: pseudo-random numbers in [0, 1).
 
     Attributes:
         calls: Requests so far, of every kind.
@@ -74,6 +79,7 @@ class ScriptedBackend:
         fail: Callable[[CompletionRequest], None] | None = None,
         max_outstanding: int = 64,
         states: States | None = None,
+        entropy: Entropy | None = None,
     ) -> None:
         self.spec = ModelSpec(backend="scripted", name=name)
         self.capabilities = capabilities or _EVERYTHING
@@ -86,6 +92,7 @@ class ScriptedBackend:
         self._delay = delay
         self._fail = fail
         self._states = states or _random_states
+        self._entropy = entropy or (lambda call, place: call.share("entropy", call.prefix, place))
         self._loaded = False
 
     @property
@@ -131,6 +138,10 @@ class ScriptedBackend:
         """See ``Backend``."""
         return len(encode(text))
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """See ``Backend``."""
+        return encode(text)
+
     def decode(self, ids: tuple[int, ...]) -> str:
         """See ``Backend``."""
         return decode(ids)
@@ -157,6 +168,9 @@ class ScriptedBackend:
             finish=finish,
             prompt_tokens=length,
             tokens=len(ids),
+            entropies=tuple(self._entropy(call, place) for place in range(len(ids)))
+            if request.entropy_top
+            else None,
         )
 
     async def loglikelihood(self, request: ScoringRequest) -> LogLikelihood:
@@ -268,6 +282,7 @@ _EVERYTHING = Capabilities(
     choices=True,
     hidden_states=True,
     seeds=True,
+    entropies=True,
 )
 _SCRIPTS: dict[str, tuple[Script, TemplateView]] = {
     "mixed": (mixed, CHAT_VIEW),
@@ -371,3 +386,13 @@ async def check_judge(judge: Judge, model: JudgeModel | None = None) -> None:
         for label in ("refusal", "harmful"):
             if label not in judge.card.labels:
                 assert getattr(verdict, label) is None, f"a label that the card lacks: {label}"
+
+
+async def check_intervention(intervention: Intervention) -> None:
+    """Check an intervention against its contract, on scripted models of every family.
+
+    Raises:
+        AssertionError: With a sentence that says which part of the contract is broken, and the
+            family, model and budget that it broke on.
+    """
+    await check_on_families(intervention, lambda script, fail: ScriptedBackend(script, fail=fail))

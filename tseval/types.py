@@ -86,8 +86,9 @@ class Rollout(Struct, frozen=True, kw_only=True):
         answer: Text after the trace; None if the trace never closed.
         trace_ids: Token ids of the trace, as the engine gave them; None if it gives none.
         answer_ids: Token ids of the answer without the end-of-turn token; likewise.
-        closed_by: Who ended the trace: the 'model', the 'budget' (tseval appended the closer),
-            a 'cut' (a probe closed it), or 'none' (it never closed, or there was no trace).
+        closed_by: Who ended the trace: the 'model', the 'budget' (tseval appended the closer), a
+            'cut' (a probe or an intervention closed it), or 'none' (it never closed, or there was
+            no trace).
         thought: Whether a thinking trace was opened at all.
         finish: Why the last token was the last: 'stop' (end of turn) or 'length'.
         trace_finish: The same for the trace when tseval closed it, else ''.

@@ -11,7 +11,7 @@ import pytest
 # A module of tseval imports only modules that stand above it here; a package counts as one.
 ORDER = (
     *("errors", "workers", "types", "measurements"),
-    *("hookspecs", "formats", "thinking", "requests", "stances", "roles"),
+    *("hookspecs", "formats", "thinking", "requests", "stances", "roles", "wrapping"),
     *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
@@ -22,8 +22,9 @@ ORDER = (
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "forecast"),
     *("readings", "deliberation_rows", "deliberation", "before_after"),
-    *("compare", "gate", "leaderboard", "report", "scripts", "testing"),
-    *("models", "probes", "train", "cli"),
+    *("compare", "gate", "leaderboard", "report"),
+    *("scripts", "intervention_checks", "testing"),
+    *("models", "interventions", "probes", "train", "cli"),
 )
 CATALOGUES = ("benchmarks", "judges", "leaderboards")
 # What the catalogues may import from.

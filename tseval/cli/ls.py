@@ -85,6 +85,11 @@ def _records(kind: str, plugins: "Registry") -> list[dict[str, Any]]:
             "summary": metric.summary,
         },
         "formats": lambda family: {"priority": family.priority},
+        "interventions": lambda each: {
+            "needs": ", ".join(getattr(each, "needs", ())),
+            "options": ", ".join(getattr(each, "options", ())),
+            **_summary(each),
+        },
     }
     singular = kind[:-1]
     return [

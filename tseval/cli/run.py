@@ -46,7 +46,7 @@ def command(
         "--system-prompt", panel=_WHAT, default="", help="Of the model under test; @FILE reads one."
     ),
     intervention: str = option(
-        "--intervention", panel=_WHAT, default="", help="Wrap generation by a registered one."
+        "--intervention", panel=_WHAT, default="", help="Wraps generation: NAME(option=value)."
     ),
     scale: str | None = option(
         "--scale", panel=_WHAT, help="Sizes of probes: smoke (the demo's default), standard, paper."
@@ -161,6 +161,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
     from tseval.protocol import preset as find_preset
     from tseval.roles import Vetting
     from tseval.spec import DEFAULT_STANCE_JUDGES, RunSpec, parse_model, parse_options
+    from tseval.wrapping import parse_intervention
 
     preset = find_preset(given["protocol"])
     suites, benchmarks, remarks = _benchmarks(given, plugins)
@@ -173,7 +174,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
     )
     plugins.backends[model.backend]
     if given["intervention"]:
-        plugins.interventions[given["intervention"]]
+        parse_intervention(given["intervention"], plugins.interventions)
     values, changed = _protocol_values(given, preset)
     judge_options = parse_options(given["judge_option"], flag="-J")
     _check_judges(values["judges"], judge_options, preset, plugins)

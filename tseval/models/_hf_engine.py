@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._hf_batches import BatchLimits, passes, surplus
 from ._hf_cache import SlotStore
+from ._hf_entropies import EntropyProcessor
 from ._hf_prefixes import LEAST_SHARED, PrefixTree, Stretch, read_first
 from ._hf_rows import Row
 from ._sampling import SeededProcessor
@@ -249,7 +250,7 @@ class Engine:
         """Run ``generate``; return what was seen: the tokens that each row took."""
         transformers: Any = import_module("transformers")
         watch = _Watch(rows, pause)
-        processor = SeededProcessor(rows)
+        processors: list[Any] = [EntropyProcessor(rows), SeededProcessor(rows)]
         self._model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -261,7 +262,7 @@ class Engine:
                 max_new_tokens=steps,
                 pad_token_id=self._pad_id,
             ),
-            logits_processor=[processor] if processor.needed else [],
+            logits_processor=[each for each in processors if each.needed],
             stopping_criteria=[watch],
         )
         return watch

@@ -25,6 +25,7 @@ class Row:
         new: Token ids so far, without the end-of-turn token.
         done: Whether the completion is complete (or no longer wanted).
         cancelled: Whether nobody waits for it any more.
+        entropies: Entropy at each token of ``new``, where the request asks for them.
         room: As above.
     """
 
@@ -35,6 +36,8 @@ class Row:
         "banned",
         "cancelled",
         "done",
+        "entropies",
+        "entropy_top",
         "finish",
         "new",
         "prompt",
@@ -55,6 +58,8 @@ class Row:
         self.sampling = request.sampling
         self.seed = request.seed
         self.banned = request.banned
+        self.entropy_top = request.entropy_top
+        self.entropies: list[float] = []
         self.new: list[int] = []
         self.done = False
         self.cancelled = False
@@ -90,6 +95,12 @@ class Row:
         if self._state.feed(token) or len(self.new) >= self.room:
             self._end("length")
 
+    def note_entropy(self, value: float) -> None:
+        """Take the entropy of what the next token is drawn from, unless the row is done."""
+        if not self.done:
+            # A token that was drawn, and lost with its batch, is drawn again.
+            self.entropies[self.position :] = [value]
+
     def completes_banned(self, token: int) -> bool:
         """Whether a token would complete a banned string."""
         tail = self.new[-_TAIL_TOKENS:]
@@ -104,6 +115,8 @@ class Row:
             finish="stop" if self.finish == "stop" else "length",
             prompt_tokens=len(self.prompt),
             tokens=len(self.new),
+            # The last may be that of the end of the turn.
+            entropies=tuple(self.entropies[: len(self.new)]) if self.entropy_top else None,
         )
 
     def _end(self, finish: str) -> None:

@@ -56,6 +56,7 @@ CAPABILITIES = Capabilities(
     choices=True,
     hidden_states=True,
     seeds=True,
+    entropies=True,
 )
 _ENDLESS = 1 << 30
 
@@ -155,6 +156,10 @@ class HfBackend:
     def text_tokens(self, text: str) -> int | None:
         """Length of a text tokenised on its own."""
         return len(self._words().piece(text))
+
+    def text_ids(self, text: str) -> tuple[int, ...] | None:
+        """Token ids of a text tokenised on its own."""
+        return tuple(self._words().piece(text))
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of token ids, special tokens kept."""

@@ -143,6 +143,10 @@ class VllmBackend:
         """Length of a text tokenised on its own."""
         return len(self._words().piece(text))
 
+    def text_ids(self, text: str) -> tuple[int, ...] | None:
+        """Token ids of a text tokenised on its own."""
+        return tuple(self._words().piece(text))
+
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of token ids, special tokens kept."""
         return self._words().decode(ids)

@@ -163,6 +163,10 @@ class OpenAIBackend:
         renderer = self._known().renderer
         return renderer.count(text) if isinstance(renderer, LocalRenderer) else None
 
+    def text_ids(self, text: str) -> tuple[int, ...] | None:
+        """None: the server takes and gives text."""
+        return None
+
     def decode(self, ids: tuple[int, ...]) -> str:
         """Never called: the server takes and gives text."""
         raise CapabilityMissing("a server gives no token ids")
