@@ -57,7 +57,8 @@ SUITES = {
     },
     "over-refusal": {"xstest", "or_bench", "coconot", "falsereject"},
     "deliberation": {
-        *("first_token", "prefix_commitment", "think_flip", "oscillation", "latent_harm"),
+        *("first_token", "prefill_decision", "valley", "prefix_commitment", "think_flip"),
+        *("oscillation", "latent_harm"),
     },
     "safety": {
         *("harmbench", "strongreject", "wildjailbreak", "advbench", "sorrybench"),
