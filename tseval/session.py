@@ -13,6 +13,7 @@ import msgspec
 
 from .asking import row_seed
 from .errors import TsevalError
+from .formats import Opening, opening
 from .hidden import hidden_states_of
 from .journal import Journal, Kind
 from .judging import Seat
@@ -201,14 +202,23 @@ class Session(Ledger):
         continuation: Piece,
         *,
         context: tuple[Piece, ...] = (),
+        answers: bool = False,
         model: str = "target",
     ) -> LogLikelihood:
-        """Score a continuation; raises like :meth:`extend`."""
+        """Score a continuation; raises like :meth:`extend`.
+
+        With ``answers`` it stands behind an empty trace, as an answer with thinking off; else
+        where the template ends, which may be inside a trace.
+        """
         made = self._models[model]
         made.require("logprobs")
         turns = _turns(messages)
+        start = opening(made.format, "off") if answers and turns else Opening(format=made.format)
         request = ScoringRequest(
-            messages=made.conversation(turns), context=context, continuation=continuation
+            messages=made.conversation(turns),
+            context=(start.prefill, *context) if start.prefill else context,
+            continuation=continuation,
+            template_kwargs=start.template_kwargs,
         )
         key = content_key(["loglikelihood", made.identity, msgspec.to_builtins(request)])
         return await self._memo.call(

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support import lm_eval_toys as toys
@@ -811,3 +812,27 @@ def test_a_group_within_a_group_is_not_taken_for_the_whole(tmp_path: Path) -> No
     assert len(values) == len(scores)
     assert values["", "acc"] == pytest.approx((1 / 2 + 1 / 5) / 2)
     assert values["toy_outer::toy_inner", "acc"] == pytest.approx(2 / 7)
+
+
+def test_a_choice_is_scored_behind_an_empty_trace_and_never_inside_one(tmp_path: Path) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Thinker(toys.Chooser):
+        async def loglikelihood(self, request: Any) -> Any:
+            seen.append(request.context)
+            return await super().loglikelihood(request)
+
+    name = toys.choice_task(tmp_path)
+    # As the templates of models that always think: they open the trace themselves.
+    ended = f"{toys.VIEW.rendered}<think>\n"
+    view = msgspec.structs.replace(
+        toys.THINKING_VIEW,
+        rendered=ended,
+        rendered_off=ended,
+        template=f"{toys.TEMPLATE}{{{{ '<think>\\n' }}}}",
+    )
+    (score, _) = measure(tmp_path / "run", Thinker(toys.capital, view=view), name)
+    assert score.estimate is not None
+    assert score.estimate.value == 1.0
+    assert seen
+    assert all(len(context) == 1 and context[0].endswith("</think>\n\n") for context in seen)

@@ -67,7 +67,8 @@ class LmEvalBenchmark:
     Documents, prompts, filters, metrics and aggregates are lm-eval's. Differs from its own runner:
     prompts are conversations with examples as turns, always under the chat template; an answer is
     what follows the thinking trace, and stop strings are applied to it alone; a trace that never
-    closed is an empty answer, which the task's own scorer sees; ``--limit`` takes documents by
+    closed is an empty answer, which the task's own scorer sees; choices are scored behind an empty
+    trace where the model thinks; ``--limit`` takes documents by
     hash, so that subsets nest; documents that the machine failed leave the denominator.
 
     Args:
@@ -139,8 +140,8 @@ class LmEvalBenchmark:
             session.require("logprobs")
             if session.target.format.thinks:
                 session.warn(
-                    f"{self.card.name}: choices are scored at the start of the turn, before any"
-                    " thinking"
+                    f"{self.card.name}: choices are scored as answers behind an empty trace,"
+                    " without any thinking"
                 )
         for task in built.tasks:
             places = {ask.context for doc in task.docs for ask in doc.asks} - {-1}
@@ -197,7 +198,9 @@ class LmEvalBenchmark:
         assert ask.continuation is not None
         prefill = _prefill(built, ask)
         context: tuple[Piece, ...] = (prefill,) if prefill else ()
-        found = await session.loglikelihood(_turns(built, ask), ask.continuation, context=context)
+        found = await session.loglikelihood(
+            _turns(built, ask), ask.continuation, context=context, answers=True
+        )
         return found.total, found.greedy
 
     def _failed(
@@ -307,8 +310,8 @@ def _reason(error: RequestFailed) -> tuple[str, str]:
 
 def _template(session: Session, built: Built) -> Template:
     view = session.target.backend.template()
-    begun = any(task.begun for task in built.tasks)
-    start = opening(session.target.format, "off" if begun else session.spec.thinking.mode)
+    closed = any(task.begun or task.kind != "generate_until" for task in built.tasks)
+    start = opening(session.target.format, "off" if closed else session.spec.thinking.mode)
     return Template(
         source=view.template,
         rendered=view.rendered,

@@ -129,7 +129,7 @@ def _protocol(name: str, session: Session, task: TaskPlan, *, own: bool) -> Prot
         limit=run.limit if partial else None,
         subset_seed=run.subset_seed if partial else None,
         messages=(f"lm-eval: chat, {task.shots} examples as turns",),
-        # What is scored at the start of the turn knows no trace and no draw; what goes on from a
+        # What is scored as an answer knows no trace and no draw; what goes on from a
         # beginning, no trace.
         thinking=run.thinking if generated and not task.begun else _NO_TRACE,
         decoding=run.decoding if generated else "fixed",
