@@ -30,6 +30,7 @@ class Finding(Struct, frozen=True, kw_only=True):
         n, n_prompts: Its denominator, and the prompts behind it.
         beside: What it has to be read against; None if nothing is.
         beside_title: What that is: 'permuted labels', 'ceiling' ...
+        is_gain: Whether that is a difference to something, and no value of its own.
         p_value: As on the number.
         reading: A sentence, or ''.
         vote: 1 where it says that the outcome stands early, -1 where that thinking changes it.
@@ -47,6 +48,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     n_prompts: int = 0
     beside: Estimate | None = None
     beside_title: str = ""
+    is_gain: bool = False
     p_value: float | None = None
     reading: str = ""
     vote: int = 0
@@ -63,7 +65,7 @@ class DeliberationCard(Struct, frozen=True, kw_only=True):
         findings: Rows, in the order of the page.
         reading: What they say together.
         missing: Probes of the page that were not run.
-        notes: What a reader has to know.
+        notes: What a reader has to know, each behind its probe's name.
     """
 
     subject: str
@@ -112,7 +114,7 @@ def _card(scorecard: Scorecard, mine: list[Measurement], judge: str) -> Delibera
         findings=tuple(findings),
         reading=readings.summary(list(_votes(findings))),
         missing=tuple(missing),
-        notes=tuple(dict.fromkeys(note for found in mine for note in found.notes)),
+        notes=tuple(f"{found.probe}: {note}" for found in mine for note in found.notes),
     )
 
 
@@ -160,6 +162,7 @@ def _row(wanted: Wanted, number: Number, found: Measurement) -> Finding:
         n_prompts=number.n_prompts,
         beside=beside,
         beside_title=title if beside is not None else "",
+        is_gain=wanted.is_gain,
         p_value=number.p_value,
         reading=text,
         vote=vote,
@@ -177,7 +180,8 @@ def _control(wanted: Wanted, number: Number, found: Measurement) -> tuple[Estima
     wished = re.compile(pattern.format(group=re.escape(number.group)))
     for each in found.numbers:
         if each.metric == metric and not each.variant and wished.fullmatch(each.group):
-            return each.estimate, wanted.beside_title or each.note
+            name = each.note.rpartition(": ")[2]
+            return each.estimate, wanted.beside_title.format(name=name)
     return None, ""
 
 

@@ -17,7 +17,8 @@ class Wanted(NamedTuple):
         axis: As on the finding.
         beside: Metric and pattern of the number that it is read against ('{group}' is the row's
             own); empty: the number's null.
-        beside_title: What that is; '' takes its note.
+        beside_title: What that is; '{name}' is what its note names.
+        is_gain: Whether that is a difference to something, and no value of its own.
         shown: What the title says of the group ('{group}', or its '{last}' part); '' is nothing.
     """
 
@@ -30,6 +31,7 @@ class Wanted(NamedTuple):
     axis: str
     beside: tuple[str, str] = ("", "")
     beside_title: str = ""
+    is_gain: bool = False
     shown: str = "{group}"
 
 
@@ -64,6 +66,8 @@ WANTED: tuple[Wanted, ...] = (
         rule=readings.readable,
         axis="AUROC",
         beside=("refusal_auroc_gain", "{group}"),
+        beside_title="over the best control ({name})",
+        is_gain=True,
     ),
     Wanted(
         key="first_token_b",
@@ -74,6 +78,8 @@ WANTED: tuple[Wanted, ...] = (
         rule=readings.readable_later,
         axis="AUROC",
         beside=("refusal_auroc_gain", "{group}"),
+        beside_title="over the best control ({name})",
+        is_gain=True,
     ),
     Wanted(
         key="readable_from",
@@ -161,7 +167,8 @@ WANTED: tuple[Wanted, ...] = (
         rule=readings.performative,
         axis="share",
         beside=("significant_excess", r""),
-        beside_title="effect over sham cuts",
+        beside_title="with effect, over sham cuts",
+        is_gain=True,
     ),
     Wanted(
         key="meaningful",
@@ -181,6 +188,8 @@ WANTED: tuple[Wanted, ...] = (
         rule=readings.told_apart,
         axis="AUROC",
         beside=("harm_auroc_gain", "{group}"),
+        beside_title="over the best control ({name})",
+        is_gain=True,
     ),
     Wanted(
         key="steering",

@@ -30,9 +30,11 @@ def over_refusal(number: Number, found: Estimate, beside: Estimate | None, what:
 
 
 def readable(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read an area under the curve against its null, and its gain over the best control."""
-    chance = number.null.high if number.null is not None else 0.5
-    if found.low <= max(chance, 0.5):
+    """Read an area under the curve against chance, and its gain over the best control.
+
+    Chance is 0.5 and what permuted labels give: the interval and the test have to agree.
+    """
+    if found.low <= 0.5 or (number.p_value is not None and number.p_value >= _LEVEL):
         return "That it can be read here is not shown.", 0
     if beside is None:
         return "It can be read here; no control was made.", 0

@@ -72,7 +72,8 @@ def test_a_row_holds_the_number_its_denominator_and_what_it_is_read_against() ->
     assert (finding.n, finding.n_prompts, finding.p_value) == (60, 60, 0.0004)
     assert finding.beside is not None
     assert finding.beside.value == 0.2
-    assert finding.beside_title == "best control: prompt words"
+    assert finding.beside_title == "over the best control (prompt words)"
+    assert finding.is_gain
     assert finding.unit == "number"
 
 
@@ -127,6 +128,11 @@ def test_each_judge_has_a_card_and_probes_that_were_not_run_are_named() -> None:
     assert "first_token" in cards[1].missing
 
 
+def test_remarks_of_probes_stand_behind_their_names() -> None:
+    both = (found("valley", notes=("odd",)), found("think_flip", notes=("odd", "even")))
+    assert the_card(*both).notes == ("valley: odd", "think_flip: odd", "think_flip: even")
+
+
 def test_a_run_without_probes_of_the_page_has_none() -> None:
     assert deliberation(card(score()), []) == []
     assert deliberation(card(), [found("somebody_elses")]) == []
@@ -145,16 +151,25 @@ def test_keys_are_unique_and_each_row_of_the_table_has_a_rule() -> None:
     [
         (0.7, 0.05, "It can be read here, and better than from the best control.", 1),
         (0.7, -0.05, "more than the best control is not shown", 0),
-        (0.61, -0.05, "not shown", 0),  # the null's upper limit is 0.62
-        (0.4, 0.05, "That it can be read here is not shown.", 0),
+        (0.5, 0.05, "That it can be read here is not shown.", 0),
     ],
 )
-def test_an_auroc_is_read_against_its_null_and_its_best_control(
+def test_an_auroc_is_read_against_chance_and_its_best_control(
     low: float, gain: float, text: str, vote: int
 ) -> None:
     finding = row(the_card(first_token(low, gain)), "first_token")
     assert text in finding.reading
     assert finding.vote == vote
+
+
+def test_an_auroc_that_permuted_labels_reach_is_not_shown() -> None:
+    shown, unsure = number(p_value=0.049), number(p_value=0.05)
+    high, gain = estimate(0.8, 0.6, 0.9), estimate(0.1, 0.05, 0.2)
+    assert readings.readable(shown, high, gain, "")[1] == 1
+    text, vote = readings.readable(unsure, high, gain, "")
+    assert (text, vote) == ("That it can be read here is not shown.", 0)
+    untested = number(p_value=None, null=None)
+    assert readings.readable(untested, high, gain, "")[1] == 1
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,9 @@ def _row(finding: "Finding") -> tuple[str, ...]:
     estimate, beside, unit = finding.estimate, finding.beside, finding.unit
     against = ""
     if beside is not None:
-        shown = f"{values.value(beside.value, unit)} {values.interval(beside, unit)}"
-        against = f"{finding.beside_title}: {shown}"
+        gain = finding.is_gain
+        shown = values.difference(beside, unit) if gain else values.value(beside.value, unit)
+        against = f"{finding.beside_title}: {shown} {values.interval(beside, unit)}"
     few = finding.n == finding.n_prompts or not finding.n_prompts
     return (
         f"{finding.title} {values.arrow(finding.higher_is_better)}",
