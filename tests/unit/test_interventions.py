@@ -13,7 +13,7 @@ from tests.support.families import FAMILIES
 from tests.support.sessions import finish, registry
 from tseval import scripts
 from tseval.errors import CapabilityMissing, ConfigError, RequestFailed, UnknownName
-from tseval.formats import ThinkingFormat
+from tseval.formats import ThinkingFormat, opening
 from tseval.interventions import (
     LessThink,
     MoreThink,
@@ -23,7 +23,8 @@ from tseval.interventions import (
     ZeroThink,
 )
 from tseval.interventions._writing import seed_of
-from tseval.requests import Capabilities, Completion, CompletionRequest, ModelSpec
+from tseval.probes import replay_prefix
+from tseval.requests import Capabilities, Completion, CompletionRequest, ModelSpec, Subject
 from tseval.rollouts import Continuation, Model, Plan, continue_trace, roll_out
 from tseval.runner import Outcome, run
 from tseval.spec import RunSpec
@@ -70,6 +71,7 @@ def play(
     unclosed: str = "force",
     how: Continuation | None = None,
     seed: int = 5,
+    kind: type[ScriptedBackend] = ScriptedBackend,
     **options: Any,
 ) -> Played:
     """Make one rollout under an intervention, with the texts of a script in turn."""
@@ -80,7 +82,7 @@ def play(
         played.written.append(script(call) if texts is None else next(texts))
         return played.written[-1]
 
-    class Listening(ScriptedBackend):
+    class Listening(kind):
         async def complete(self, request: CompletionRequest) -> Completion:
             played.requests.append(request)
             return await super().complete(request)
@@ -213,6 +215,71 @@ def test_zerothink_and_lessthink_close_the_trace_and_leave_the_answer_to_the_mod
         assert played.prefixes[0].endswith(f"{trace}{fmt.closer}")
 
 
+@pytest.mark.parametrize("intervention", BUILT_IN, ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    ("fmt", "mode"),
+    [(TAGS, "default"), (TAGS, "forced"), (OPENED, "default"), (HARMONY, "default"),
+     (NONE, "forced")],
+)  # fmt: skip
+def test_a_replayed_trace_holds_what_the_model_had_before_it(
+    fmt: ThinkingFormat, mode: str, intervention: Intervention
+) -> None:
+    """What hidden states are read on, and traces cut from: prompt, opener, trace as it was."""
+    asked = opening(fmt, mode).format
+    played = play(intervention, fmt, _thinker(asked, 60, mode), mode=mode, budget=200)
+    made = played.rollout
+    thinking = Thinking(mode=mode, budget=200)
+    replayed = "".join(
+        piece if isinstance(piece, str) else decode(piece)
+        for piece in replay_prefix(_model(fmt), made, thinking)
+    )
+    last = played.prefixes[-1] + played.written[-1]
+    assert last.startswith(replayed)
+    assert all(text in replayed for text in injected(made))
+    assert made.prompt_tokens == sum(len(f"[u]{m.content}[/u]\n") for m in CONVERSATION) + (
+        len(encode(opening(fmt, mode).prefill))
+    )
+
+
+def _model(fmt: ThinkingFormat) -> Model:
+    backend = ScriptedBackend()
+    return Model(
+        name="target",
+        backend=backend,
+        subject=Subject(name="x", identity={}),
+        format=fmt,
+        complete=backend.complete,
+        identity="x",
+    )
+
+
+def test_a_full_context_ends_a_continued_trace_as_it_does_without_intervention() -> None:
+    how = Continuation(prefix=(encode("y" * 50),), close=False, think_tokens=400)
+    room = 130
+
+    class Small(ScriptedBackend):
+        """As hf: stops where the context is full."""
+
+        async def complete(self, request: CompletionRequest) -> Completion:
+            size = sum(len(encode(p) if isinstance(p, str) else p) for p in request.prefix)
+            left = room - (size - 50)
+            assert left > 0, "asked for more than there is room for"
+            thinking = min(request.limits.thinking, left)
+            limits = msgspec.structs.replace(request.limits, thinking=thinking, answer=0)
+            return await super().complete(msgspec.structs.replace(request, limits=limits))
+
+    for each in (SafeRemind(), MoreThink()):
+        played = play(
+            each,
+            OPENED,
+            lambda call: "x" * 900,
+            how=how,
+            kind=Small,
+            entropy=lambda call, n: 1.0,
+        )
+        assert played.rollout.trace_tokens == room
+
+
 def test_a_budget_that_is_too_small_for_what_is_injected_is_kept_all_the_same() -> None:
     made = play(SafePath(), OPENED, ["Fine."], budget=9).rollout
     assert made.trace_tokens == 9
@@ -282,15 +349,16 @@ def test_in_harmony_no_think_tag_is_written_and_nothing_reaches_the_answer(
         assert text.strip() not in (played.rollout.answer or "")
 
 
-def _thinker(fmt: ThinkingFormat, size: int) -> Callable[[Call], str]:
+def _thinker(fmt: ThinkingFormat, size: int, mode: str = "default") -> Callable[[Call], str]:
     """Thinks some words, then answers; finds everything that it is asked about harmful."""
+    opened = opening(fmt, mode).opened or fmt.opened_by == "tseval"
 
     def write(call: Call) -> str:
         if call.prefix.endswith(QUESTION):
             return " Yes."
         if fmt.answer_mark in call.prefix:
             return "Here it is.".removeprefix(call.prefix.rpartition(fmt.closer)[2])
-        opener = "" if fmt.opener_mark in call.prefix or fmt is OPENED else f"{fmt.opener_mark}\n"
+        opener = "" if fmt.opener_mark in call.prefix or opened else f"{fmt.opener_mark}\n"
         left = max(size - call.prefix.count("word"), 0)
         return opener + "word " * left + f"{fmt.closer}Here it is."
 

@@ -41,6 +41,7 @@ class Writing:
         self._state = self._fresh_state()
         self._finish = "length"
         self._draws = 0
+        self._asked = Limits(thinking=0, answer=0)
         self._injected: list[tuple[int, int]] = []
         self._cut = False
         self._prompt_tokens = 0
@@ -90,15 +91,16 @@ class Writing:
         left = limits.thinking - state.trace_tokens if not self.closed else 0
         answers = limits.answer - (state.answer_tokens if self.closed else 0)
         inside = state.thinking
+        self._asked = Limits(
+            thinking=left if thinking is None else min(thinking, left),
+            answer=answers if answer or not inside else 0,
+        )
         done = await self._inner(
             structs.replace(
                 self.request,
                 prefix=self.pieces,
                 opened=inside,
-                limits=Limits(
-                    thinking=left if thinking is None else min(thinking, left),
-                    answer=answers if answer or not inside else 0,
-                ),
+                limits=self._asked,
                 seed=seed,
                 entropy_top=top,
             )
@@ -134,8 +136,7 @@ class Writing:
                 return True
         if done.finish == "stop":
             self.over, self._finish = True, "stop"
-        elif not ids or not (self.thinking or self.closed):
-            # The context is full, or the model did not think: its answer is at its limit.
+        elif not self._goes_on(len(ids)):
             self.over = True
         elif self.request.banned and self.thinking:
             # A backend sees a banned mark only where it is written in one go.
@@ -144,6 +145,16 @@ class Writing:
                 keep -= 1
             self.back(keep)
         return False
+
+    def _goes_on(self, drawn: int) -> bool:
+        """Whether a draw that ended at a limit, but none of the whole, leaves more to draw.
+
+        Otherwise the context is full.
+        """
+        if self.closed and not self._asked.answer:
+            return True
+        # Also where a closer stands across two draws: the backend saw none and drew it all.
+        return (self.thinking or self.closed) and drawn == self._asked.thinking > 0
 
     def inject(self, text: str) -> None:
         """Write a text into the trace, as far as the budget goes."""
