@@ -166,7 +166,8 @@ def test_a_group_aggregates_as_lm_eval_does(tmp_path: Path) -> None:
     )
     whole = scores["acc"].estimate
     assert whole is not None
-    assert whole.method == "mover"
+    # What the small one asks, the large one asks too: they are no independent parts.
+    assert whole.method == "wilson on effective n"
     assert whole.low < 2 / 7 < whole.high
     assert scores["acc"].n == 7
     assert len({score.fingerprint for score in scores.values()}) == len(scores)
@@ -836,3 +837,43 @@ def test_a_choice_is_scored_behind_an_empty_trace_and_never_inside_one(tmp_path:
     assert score.estimate.value == 1.0
     assert seen
     assert all(len(context) == 1 and context[0].endswith("</think>\n\n") for context in seen)
+
+
+def test_a_group_that_asks_twice_about_each_document_knows_no_more_than_one_task(
+    tmp_path: Path,
+) -> None:
+    for name in ("toy_plain", "toy_twin"):
+        toys.choice_task(tmp_path, name, description=f"{name}.\n\n")
+    group = {
+        "group": "toy_both",
+        "task": ["toy_plain", "toy_twin"],
+        "aggregate_metric_list": [{"metric": "acc", "aggregation": "mean"}],
+    }
+    name = toys.write_task(tmp_path / "toy_both.yaml", group)
+    backend = toys.Chooser(lambda call: "Paris", view=toys.VIEW)
+    (both, *tasks) = measure(tmp_path / "run", backend, name)
+    one = next(score for score in tasks if score.metric == "acc")
+    assert both.estimate is not None
+    assert one.estimate is not None
+    assert (both.n, one.n) == (10, 5)
+    assert both.estimate.value == one.estimate.value == 0.2
+    assert both.estimate.high - both.estimate.low >= one.estimate.high - one.estimate.low
+
+
+def test_tasks_of_a_group_that_share_no_document_are_independent_parts(tmp_path: Path) -> None:
+    for name in ("toy_first", "toy_rest"):
+        toys.choice_task(tmp_path, name)
+    file = tmp_path / "toy_first.rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    toys.write_rows(file, rows[:2])
+    toys.write_rows(tmp_path / "toy_rest.rows.jsonl", rows[2:])
+    group = {
+        "group": "toy_parts",
+        "task": ["toy_first", "toy_rest"],
+        "aggregate_metric_list": [{"metric": "acc", "aggregation": "mean"}],
+    }
+    name = toys.write_task(tmp_path / "toy_parts.yaml", group)
+    backend = toys.Chooser(lambda call: "Paris", view=toys.VIEW)
+    (whole, *_) = measure(tmp_path / "run", backend, name)
+    assert whole.estimate is not None
+    assert (whole.estimate.value, whole.estimate.method) == (pytest.approx(1 / 5), "mover")

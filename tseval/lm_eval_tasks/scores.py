@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
 
@@ -57,6 +57,7 @@ def scores_of(
     protocol = partial(_protocol, name, session, own=own)
     whole = len(tasks) == 1 and not scored.groups
     parts: dict[tuple[str, str, str], Score] = {}
+    known = {(series.task, series.metric, series.filter): series for series in scored.series}
     for series in scored.series:
         score = _score(name, session, tasks[series.task], series, protocol, whole=whole)
         if score is not None:
@@ -64,7 +65,7 @@ def scores_of(
     groups = [
         score
         for value in scored.groups
-        if (score := _group_score(name, session, tasks, parts, value, protocol)) is not None
+        if (score := _group_score(name, session, tasks, parts, known, value, protocol)) is not None
     ]
     return [*groups, *parts.values()]
 
@@ -149,35 +150,41 @@ def _content_hash(task: TaskPlan) -> str:
 
 def _estimate(series: Series, clusters: dict[int, str]) -> Estimate:
     """Give a value its interval: by document where the aggregate is a mean of shares."""
-    from tseval.stats import clustered_mean, clustered_proportion
-
     assert series.value is not None
-    totals: dict[str, float] = defaultdict(float)
-    sizes: Counter[str] = Counter()
-    plain = bool(series.values)
-    binary = True
-    for doc, value in zip(series.docs, series.values, strict=True):
-        each = value if isinstance(value, tuple) else (value,)
-        if any(v is None or not 0 <= v <= 1 for v in each):
-            plain = False
-            break
-        numbers = [v for v in each if v is not None]
-        binary = binary and all(v in (0, 1) for v in numbers)
-        totals[clusters[doc]] += math.fsum(numbers)
-        sizes[clusters[doc]] += len(numbers)
-    if plain:
-        s, k = [totals[each] for each in sizes], list(sizes.values())
-        if binary:
-            found = clustered_proportion([round(each) for each in s], k, _LEVEL)
-        else:
-            found = clustered_mean(s, k, _LEVEL)
-        # A nested list or a weighted aggregate may be another mean than that over its values.
-        if abs(found.value - series.value) < _SAME:
-            return found
+    places = [clusters[doc] for doc in series.docs]
+    found = _clustered(zip(places, series.values, strict=True))
+    # A nested list or a weighted aggregate may be another mean than that over its values.
+    if found is not None and abs(found.value - series.value) < _SAME:
+        return found
     if series.spread is not None:
         how = f"t on a jackknife over {series.groups} groups"
         return _around(series.value, series.spread, series.groups - 1, how)
     return _by_stderr(series.value, series.stderr, len(series.docs))
+
+
+def _clustered(
+    rows: Iterable[tuple[str, float | tuple[float, ...] | None]],
+) -> Estimate | None:
+    """Estimate the mean of shares, each with its cluster; None if one of them is no share."""
+    from tseval.stats import clustered_mean, clustered_proportion
+
+    totals: dict[str, float] = defaultdict(float)
+    sizes: Counter[str] = Counter()
+    binary = True
+    for cluster, value in rows:
+        each = value if isinstance(value, tuple) else (value,)
+        numbers = [v for v in each if v is not None and 0 <= v <= 1]
+        if len(numbers) < len(each):
+            return None
+        binary = binary and all(v in (0, 1) for v in numbers)
+        totals[cluster] += math.fsum(numbers)
+        sizes[cluster] += len(numbers)
+    if not sizes:
+        return None
+    s, k = [totals[each] for each in sizes], list(sizes.values())
+    if binary:
+        return clustered_proportion([round(each) for each in s], k, _LEVEL)
+    return clustered_mean(s, k, _LEVEL)
 
 
 def _by_stderr(value: float, stderr: float | None, n: int) -> Estimate:
@@ -229,6 +236,7 @@ def _group_score(
     session: Session,
     tasks: dict[str, Measured],
     parts: dict[tuple[str, str, str], Score],
+    known: dict[tuple[str, str, str], Series],
     value: GroupValue,
     protocol: ProtocolOf,
 ) -> Score | None:
@@ -254,7 +262,7 @@ def _group_score(
         benchmark=name,
         group="" if top else value.group,
         metric=_label(value),
-        estimate=_group_estimate(value, members),
+        estimate=_shared(value, tasks, known) or _group_estimate(value, members),
         n=sum(score.n for score in members),
         n_prompts=sum(score.n_prompts for score in members),
         excluded=dict(sorted(excluded.items())),
@@ -265,6 +273,30 @@ def _group_score(
         truncated_share=_mean_share("truncated_share", members),
         unclosed_share=_mean_share("unclosed_share", members),
     )
+
+
+def _shared(
+    value: GroupValue, tasks: dict[str, Measured], known: dict[tuple[str, str, str], Series]
+) -> Estimate | None:
+    """Estimate a group's mean by document where its tasks ask about the same ones.
+
+    Such tasks are no independent parts. None where none of them share a document, and where
+    lm-eval's mean is not that over all documents.
+    """
+    holders = Counter(h for t in set(value.tasks) for h in {d.hash for d in tasks[t].plan.docs})
+    if max(holders.values(), default=0) < 2:
+        return None
+    rows = []
+    for task in value.tasks:
+        hashes = {doc.id: doc.hash for doc in tasks[task].plan.docs}
+        series = known.get((task, value.metric, value.filter))
+        if series is None:
+            return None
+        for doc, one in zip(series.docs, series.values, strict=True):
+            many = holders[hashes[doc]] > 1
+            rows.append((hashes[doc] if many else tasks[task].clusters[doc], one))
+    found = _clustered(rows)
+    return found if found is not None and abs(found.value - value.value) < _SAME else None
 
 
 def _group_estimate(value: GroupValue, members: list[Score]) -> Estimate:
