@@ -355,7 +355,8 @@ def _solve(rest: NDArray[Any], times: float, ridge: float, right: NDArray[Any]) 
 
 def _over(between: NDArray[Any], within: NDArray[Any]) -> Floats:
     found = np.where(between > 0, np.nan, 0.0)
-    np.divide(between, within, out=found, where=within > 0)
+    # Less than float32 can tell from nothing.
+    np.divide(between, within, out=found, where=within > 1e-6 * between)
     return found
 
 
