@@ -344,7 +344,11 @@ def test_a_slope_has_names_at_its_ends() -> None:
         (Series("a", (0.0, 1.0), (0.1, 0.2), (0.0, 0.1), (0.2, 0.3)),),
         ("before: <b>", "after"),
     )
-    axis = figure(plot)["layout"]["xaxis"]
+    made = figure(plot)
+    axis, (line,) = made["layout"]["xaxis"], made["data"]
+    assert line["hovertext"][0] == "a<br>before: &lt;b&gt;: 0.1<br>95%: 0 to 0.2"
+    assert line["error_y"]["array"] == pytest.approx([0.1, 0.1])
+    assert line["error_y"]["arrayminus"] == pytest.approx([0.1, 0.1])
     assert axis["tickvals"] == [0, 1]
     assert axis["ticktext"] == ["before: &lt;b&gt;", "after"]
 

@@ -94,10 +94,16 @@ def draw(plot: Plot, out: Path) -> list[Path]:
 
 
 def _draw_on(axes: "Axes", plot: Plot) -> None:
+    import numpy as np
+
     for series in plot.series:
         _areas(axes, series, series.null_low, series.null_high, color="0.5", alpha=0.22)
     for series in plot.series:
-        _areas(axes, series, series.low, series.high, color=series.colour, alpha=0.18)
+        if plot.ticks and series.low and series.high:
+            low, high = (np.asarray(each, dtype=float) for each in (series.low, series.high))
+            axes.vlines(series.x, low, high, color=series.colour, linewidth=1)
+        else:
+            _areas(axes, series, series.low, series.high, color=series.colour, alpha=0.18)
         axes.plot(
             series.x,
             [float("nan") if y is None else y for y in series.y],

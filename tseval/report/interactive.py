@@ -1,5 +1,6 @@
 """Plots for a web page, as the plain values that plotly.js takes."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -25,7 +26,8 @@ def figure(plot: Plot) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     for number, series in enumerate(plot.series):
         # A null is drawn below everything, a line above everything.
-        data = [*_null(series, number), *data, *_band(series, number), _line(series, number)]
+        band = [] if plot.ticks else _band(series, number)
+        data = [*_null(series, number), *data, *band, _line(series, number, plot.ticks)]
     axis: dict[str, Any] = {"title": {"text": _text(plot.x_title)}, "automargin": True}
     if plot.ticks:
         axis |= {"tickvals": list(range(len(plot.ticks))), "range": [-0.25, len(plot.ticks) - 0.75]}
@@ -35,8 +37,8 @@ def figure(plot: Plot) -> dict[str, Any]:
     return {"name": plot.name, "data": data, "layout": layout}
 
 
-def _line(series: Series, number: int) -> dict[str, Any]:
-    return {
+def _line(series: Series, number: int, ticks: tuple[str, ...]) -> dict[str, Any]:
+    line = {
         "type": "scatter",
         "mode": "lines+markers",
         "name": _text(series.label),
@@ -48,16 +50,29 @@ def _line(series: Series, number: int) -> dict[str, Any]:
         "connectgaps": False,
         # Not a hover template: that would read '%{...}' in a name as a field.
         "hoverinfo": "text",
-        "hovertext": [_hover(series, place) for place in range(len(series.x))],
+        "hovertext": [_hover(series, place, ticks) for place in range(len(series.x))],
     }
+    if ticks and series.low and series.high:
+        # Bands between two ends that nothing lies between would only cover each other.
+        line["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": _gaps(series.high, series.y),
+            "arrayminus": _gaps(series.y, series.low),
+            "thickness": 1.5,
+        }
+    return line
 
 
-def _hover(series: Series, place: int) -> str:
+def _gaps(above: Sequence[float | None], below: Sequence[float | None]) -> list[float | None]:
+    pairs = zip(above, below, strict=True)
+    return [None if a is None or b is None else a - b for a, b in pairs]
+
+
+def _hover(series: Series, place: int, ticks: tuple[str, ...]) -> str:
     y = series.y[place]
-    parts = [
-        _text(series.label),
-        f"{series.x[place]:g}: {'undefined' if y is None else f'{y:.4g}'}",
-    ]
+    at = _text(ticks[place]) if ticks else f"{series.x[place]:g}"
+    parts = [_text(series.label), f"{at}: {'undefined' if y is None else f'{y:.4g}'}"]
     for name, low, high in (
         ("95%", series.low, series.high),
         ("null 95%", series.null_low, series.null_high),
