@@ -877,3 +877,31 @@ def test_tasks_of_a_group_that_share_no_document_are_independent_parts(tmp_path:
     (whole, *_) = measure(tmp_path / "run", backend, name)
     assert whole.estimate is not None
     assert (whole.estimate.value, whole.estimate.method) == (pytest.approx(1 / 5), "mover")
+
+
+def test_the_fingerprint_covers_what_a_scorer_calls(tmp_path: Path) -> None:
+    def fingerprint(worth: str) -> str:
+        folder = tmp_path / worth
+        folder.mkdir()
+        first = [{"name": "none", "filter": [{"function": "take_first"}]}]
+        name = toys.sums_task(folder, filter_list=first)
+        with (folder / "toy_sums.yaml").open("a") as file:
+            file.write("process_results: !function scorer.score\n")
+        (folder / "scorer.py").write_text(
+            f"def worth():\n    return {worth}\n\n\n"
+            "def score(doc, results):\n    return {'exact_match': worth()}\n"
+        )
+        (score,) = measure(folder / "run", scripted(toys.add), name)
+        return score.fingerprint
+
+    assert fingerprint("0.0") != fingerprint("1.0")
+
+
+def test_a_row_without_its_right_answer_is_refused(tmp_path: Path) -> None:
+    name = toys.sums_task(tmp_path)
+    rows = [*toys.sums(2, 3), {"question": "3 + 9?"}]
+    toys.write_rows(tmp_path / "sums_test.jsonl", rows)
+    backend = scripted(toys.add)
+    with pytest.raises(DataError, match="row 4 has no 'answer', which is its right answer"):
+        measure(tmp_path / "run", backend, name)
+    assert backend.calls == 0

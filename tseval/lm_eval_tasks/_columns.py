@@ -1,10 +1,12 @@
-"""In a worker: local rows whose columns are written otherwise than a task's prompts name them."""
+"""In a worker: the columns that a task names, and rows that lack them or write them otherwise."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tseval.errors import DataError
 from tseval.tables import read_file
 
 # Settings of a task that name columns, as a template or by the bare name.
@@ -42,6 +44,28 @@ def in_its_words(config: Mapping[str, Any], file: Path, folder: Path) -> Path:
             renamed = {calls.get(name, name): value for name, value in row.fields.items()}
             rows.write(json.dumps(renamed) + "\n")
     return copy
+
+
+def require_target(target: Any, doc: Mapping[str, Any], number: int) -> None:
+    """Refuse a document without its right answer, which lm-eval would take for the text 'None'.
+
+    Args:
+        target: The task's ``doc_to_target``; looked at where it is a single column.
+        doc: The document.
+        number: Its number in the split.
+
+    Raises:
+        DataError: Its column is empty.
+    """
+    found = re.fullmatch(
+        r"\s*(?:\{\{\s*(\w+)\s*\}\}|(\w+))\s*", target if isinstance(target, str) else ""
+    )
+    column = (found[1] or found[2]) if found else ""
+    if column in doc and doc[column] is None:
+        raise DataError(
+            f"row {number + 1} has no '{column}', which is its right answer",
+            hint="correct the row, or remove it",
+        )
 
 
 def _named(config: Mapping[str, Any]) -> Iterator[str]:

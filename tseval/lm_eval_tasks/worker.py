@@ -3,6 +3,7 @@
 The only module that uses lm-eval (with ``_loading``); everything goes in and out as plain values.
 """
 
+import inspect
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import msgspec
 from tseval.errors import DataError, TsevalError
 
 from . import records
+from ._columns import require_target
 from ._loading import FEWSHOT_SEED, compiled_once, load, refused, seed
 from ._models import asking_model, replaying_model
 from ._series import group_values, series_of
@@ -179,6 +181,7 @@ def _plan(
     for number, instances in _by_doc(task):
         asks = [_ask(instance, contexts, kwargs) for instance in instances]
         doc = instances[0].doc
+        require_target(task.get_config("doc_to_target"), doc, planned[number])
         docs.append(
             DocPlan(
                 id=planned[number],
@@ -240,7 +243,21 @@ def _config_hash(task: Any) -> str:
     # Where documents come from is no part of how they are asked: their hashes are.
     for key in ("dataset_path", "dataset_name", "dataset_kwargs", "metadata"):
         config.pop(key, None)
+    # A function's own source is in the configuration; what it calls is beside it.
+    config["functions"] = sorted(_modules(vars(task.config)))
     return sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _modules(value: Any) -> set[str]:
+    """Hash the files of all functions in a configuration."""
+    if isinstance(value, dict | list | tuple):
+        parts = value.values() if isinstance(value, dict) else value
+        return set().union(*map(_modules, parts))
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(value)) if callable(value) else None
+        return {sha256(Path(file).read_bytes()).hexdigest()} if file else set()
+    except (TypeError, OSError):
+        return set()
 
 
 def _digest(task: Any, planned: list[int], shown: Callable[[str], str]) -> str:
