@@ -439,23 +439,23 @@ def test_psr_has_reflected_on_a_recorded_trace_already() -> None:
 # -- saferemind
 
 
-def planted(drops: set[int]) -> Callable[[Call, int], float]:
-    """Entropies 1 and 2 in turn (mean 1.5, sd 0.5), and 0.7 at some places of the trace.
+def planted(drops: set[int], deep: int = -1) -> Callable[[Call, int], float]:
+    """Entropies 1 and 2 in turn (mean 1.5, sd 0.5), 0.73 at some places of the trace, 0 at one.
 
-    The bar is 1.5 - 1.5 * 0.5 = 0.75.
+    The bar is 1.5 - 1.5 * 0.5 = 0.75; with the deviation of a sample it would be 0.709.
     """
 
     def entropy(call: Call, place: int) -> float:
         at = call.prefix.count("x") + place
-        return 0.7 if at in drops else 1.0 + at % 2
+        return 0.0 if at == deep else 0.73 if at in drops else 1.0 + at % 2
 
     return entropy
 
 
-def remind(drops: set[int], *, budget: int = 400, **more: Any) -> Played:
+def remind(drops: set[int], *, budget: int = 400, deep: int = -1) -> Played:
     return play(
-        SafeRemind(**more), OPENED, lambda call: "x" * 900, budget=budget, unclosed="exclude",
-        entropy=planted(drops),
+        SafeRemind(), OPENED, lambda call: "x" * 900, budget=budget, unclosed="exclude",
+        entropy=planted(drops, deep),
     )  # fmt: skip
 
 
@@ -488,11 +488,16 @@ def test_saferemind_is_not_moved_by_a_value_at_the_bar() -> None:
     assert REMINDER not in played.rollout.trace
 
 
-def test_saferemind_rests_for_ten_tokens_and_stops_after_three_reminders() -> None:
-    # 30 triggers; 35 and 40 fall into the ten tokens 31 to 40; 60, 90 trigger; 120 comes too late.
-    made = remind({30, 35, 40, 60, 90, 120}, budget=500).rollout
+@pytest.mark.parametrize(("deep", "found"), [(31, [31]), (40, [31]), (41, [31, 11])])
+def test_saferemind_rests_for_ten_tokens(deep: int, found: list[int]) -> None:
+    # Tokens 31 to 40 are the ten behind the trigger.
+    assert places(remind({30}, deep=deep).rollout) == found
+
+
+def test_saferemind_stops_after_three_reminders() -> None:
+    made = remind({30, 60, 90, 120}, budget=500).rollout
     assert places(made) == [31, 30, 30]
-    assert f"injected:{3}" in made.notes
+    assert "injected:3" in made.notes
 
 
 def test_saferemind_draws_every_chunk_with_a_seed_of_its_own() -> None:
