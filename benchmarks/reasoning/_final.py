@@ -87,7 +87,10 @@ _NUMBER = (
 _ANY_NUMBER = re.compile(rf"(?<![\w.,/^]){_NUMBER}", re.I)
 _LEADING = re.compile(
     rf"(?:(?:about|exactly|approximately|roughly|around|only|simply|just|a total of|either|both"
-    rf"|equal to)\s+)*(?P<value>{_NUMBER})(?![\w^(\[\\/*+=])",
+    rf"|equal to)\s+)*(?P<value>{_NUMBER})(?![\w^(\[\\/*+=])"
+    # What goes on is a computation: its first number is no answer.
+    r"(?!\s*(?:[\u00d7\u00f7*+/=]|\\(?:times|cdot|div)(?![a-z])|[-\u2212]\s*\d"
+    r"|(?:x|times|plus|minus|divided by|multiplied by)\s+[$]?\d))",
     re.I,
 )
 _MORE = re.compile(
