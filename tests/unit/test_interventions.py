@@ -185,11 +185,13 @@ def test_the_contract_check_finds_what_breaks_it(fault: str, said: str) -> None:
 # -- what is written at the beginning
 
 
-@pytest.mark.parametrize("mode", ["default", "forced"])
-@pytest.mark.parametrize("fmt", [*THINKING_FORMATS, NONE], ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize(
+    ("fmt", "mode"),
+    [(fmt, mode) for fmt in THINKING_FORMATS for mode in ("default", "forced")]
+    + [(NONE, "forced")],
+    ids=lambda each: getattr(each, "name", each),
+)
 def test_safepath_begins_the_trace_with_its_sentence(fmt: ThinkingFormat, mode: str) -> None:
-    if not fmt.thinks and mode == "default":
-        pytest.skip("has no trace to begin")
     closer = fmt.closer or "\n</think>\n\n"
     played = play(SafePath(), fmt, [f"So far so good.{closer}Fine."], mode=mode)
     made = played.rollout
@@ -210,6 +212,7 @@ def test_zerothink_and_lessthink_close_the_trace_and_leave_the_answer_to_the_mod
         played = play(intervention, fmt, ["Fine."])
         made = played.rollout
         assert (made.trace, made.answer, made.closed_by) == (trace, "Fine.", "cut")
+        assert "injected:1" in made.notes
         assert made.thought
         assert len(played.requests) == 1
         assert played.prefixes[0].endswith(f"{trace}{fmt.closer}")
@@ -687,6 +690,18 @@ def test_a_run_under_an_intervention_resumes_without_a_call_to_the_model(
     assert first.scorecard.scores == second.scorecard.scores
     assert first.scorecard.scores[0].n == 6
     assert again.calls == 0
+
+
+def test_a_run_that_an_intervention_cannot_work_on_ends_with_the_reason(tmp_path: Path) -> None:
+    view = scripts.TAGS_VIEW
+    lacking = Capabilities(prefix=True, token_ids=True, seeds=True)
+    blind = ScriptedBackend(scripts.thinking, name="thinking", view=view, capabilities=lacking)
+    with pytest.raises(CapabilityMissing, match="needs entropies") as error:
+        measure(tmp_path / "blind", "saferemind", blind)
+    assert error.value.exit_code == 5
+    with pytest.raises(ConfigError, match="no thinking format"):
+        measure(tmp_path / "plain", "psr", ScriptedBackend(name="thinking"))
+    assert blind.calls == 0
 
 
 def test_runs_under_different_interventions_share_no_rollout(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ class Writing:
         """Close the trace; the answer is all that follows, even where the budget is used up."""
         start = len(self.ids)
         self.ids += self._encode(self.request.format.closer)
-        self._injected.append((start, len(self.ids)))
+        self._note(start)
         limits = Limits(thinking=0, answer=self.request.limits.answer)
         self._state = TraceState(NO_FORMAT, limits, self._decode)
         self.thought = self._cut = True
@@ -223,6 +223,12 @@ class Writing:
             if self.over and not whole:
                 break
             self._feed(token)
+        self._note(start)
+
+    def _note(self, start: int) -> None:
+        """Note that everything from ``start`` on was injected; what adjoins is one range."""
+        if self._injected and self._injected[-1][1] == start:
+            start = self._injected.pop()[0]
         if len(self.ids) > start:
             self._injected.append((start, len(self.ids)))
 
