@@ -356,7 +356,7 @@ def test_sizes_are_read_with_units_and_other_words_refused() -> None:
 
 
 def test_equal_bytes_and_a_prefix_cache_exclude_each_other() -> None:
-    assert "none with deterministic=true" in OPTIONS["prefix_cache"]
+    assert "none, as with deterministic=true" in OPTIONS["prefix_cache"]
     assert read_options("hf", {"deterministic": "true"}).prefix_bytes == 0
     read_options("hf", {"deterministic": "true", "prefix_cache": "0"})
     with pytest.raises(ConfigError, match="keeps no prefixes, got -M prefix_cache=1GB"):
