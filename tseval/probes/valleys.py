@@ -307,7 +307,7 @@ def valley_depth(curve: Separation) -> Finding:
     curve that is level is taken off, and is the null: the bootstrap's deviations, which are as
     large as the signal makes them and as alike at neighbouring places as the states are. Permuted
     labels have the noise of no signal, less than a level curve well above 0 has (simulated: they
-    call 10 to 40% of level curves a valley at p < 0.05); permuted places have noise that neighbours
+    call 7 to 40% of level curves a valley at p < 0.05); permuted places have noise that neighbours
     do not share. Where the valley is broad this takes off somewhat too much.
 
     Args:
