@@ -211,6 +211,7 @@ def test_a_killed_probe_goes_on_and_a_finished_one_asks_nothing(tmp_path: Path, 
     assert gone_on.found == whole.found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sized")
 @pytest.mark.parametrize(
     ("name", "layers", "places"), [("valley", 2, 70), ("prefill_decision", 1, 20)]
