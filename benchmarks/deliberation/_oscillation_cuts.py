@@ -219,6 +219,9 @@ class Replays:
             sampling=self._probing.sampling,
             thinking=self._probing.thinking,
         )
+        if "reopened" in rollout.notes:
+            # It thought on behind the closer: this is no answer behind the prefix.
+            return "reopened"
         label = await self._probing.label(sample, rollout)
         if label.refusal is None:
             return label.reason

@@ -56,6 +56,14 @@ def test_families_apart_are_adjusted_apart() -> None:
     assert family.holm[0] == pytest.approx(2 * family.p[0])
 
 
+def test_a_family_held_against_a_larger_one_has_its_thresholds() -> None:
+    pairs = [pair(0, 50, 9, 50), pair(0, 50, 8, 50)]
+    family, whole = family_of(pairs, tests=5), family_of([*pairs, *[pair(9, 50, 9, 50)] * 3])
+    assert family.holm == pytest.approx(whole.holm[:2])
+    assert family.bh == pytest.approx(whole.bh[:2])
+    assert family_of(pairs, tests=1).holm == pytest.approx(family_of(pairs).holm)
+
+
 def test_a_stopped_pair_stays_in_the_family_and_is_never_significant() -> None:
     family = family_of([pair(0, 25, 25, 25, stopped=True), pair(5, 50, 45, 50)])
     assert family.p[0] == 1.0

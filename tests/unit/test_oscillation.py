@@ -296,6 +296,21 @@ def test_replays_without_a_label_leave_their_counts_and_cuts_of_few_labels_the_f
     assert number(found, "performative_share").excluded == {"few labels": 12}
 
 
+def relapsing(call: Call) -> str:
+    """As the late flipper, but it thinks on behind three of four closers."""
+    if "</think>" in call.prefix and call.share("relapse") < 0.75:
+        return f"<think>\nOnce more.\n</think>\n\n{REFUSED}"
+    return late_flipper(call)
+
+
+def test_replays_that_think_on_behind_the_closer_are_no_answers_behind_the_prefix(
+    tmp_path: Path,
+) -> None:
+    _, found, _ = measured(tmp_path, relapsing)
+    assert found.excluded["replay: reopened"] > 0
+    assert found.excluded["few labels"] == 12
+
+
 def test_prefixes_are_tokens_of_the_trace_as_it_was_written(tmp_path: Path) -> None:
     seen: list[str] = []
 
@@ -394,3 +409,36 @@ def test_weights_make_replayed_cuts_stand_for_all_of_their_prompt() -> None:
     assert plain.value == pytest.approx(10 / 11)
     # 19 transitions of 11 traces, 10 of them moving.
     assert each.value == pytest.approx(10 / 11)
+
+
+def test_shams_that_move_as_their_transitions_do_leave_no_excess() -> None:
+    from tseval.probes import Pair, ReplayedCut, Sham, Tally, oscillation_results
+
+    # p = 0.0026: significant in a family of ten, and not in one of twenty.
+    moved = Pair(pre=Tally(0, 50), post=Tally(9, 50))
+    traces = [
+        StanceTrace(prompt=p, rollout=0, harmful=True, ends=(1, 2), labels=(1, -1))
+        for p in range(20)
+    ]
+    change = Transition(before=1, after=-1, pre=1, post=2)
+    sham = Sham(stance=1, pre=1, post=2, ratio=1.0)
+    bare = [ReplayedCut(trace=p, change=change, real=moved) for p in range(20)]
+    cuts = [msgspec.structs.replace(cut, sham=sham, donor=0, null=moved) for cut in bare[:10]]
+    cuts += bare[10:]
+    found = oscillation_results(
+        traces,
+        cuts,
+        list(range(20)),
+        seed=0,
+        draws=100,
+        replays=50,
+        excluded_traces={},
+        excluded_cuts={},
+    )
+    excess = next(n for n in found.numbers if n.metric == "significant_excess")
+    share = next(n for n in found.numbers if n.metric == "significant_share")
+    assert excess.estimate is not None
+    assert share.estimate is not None
+    assert share.null is not None
+    assert excess.estimate.value == 0.0
+    assert share.null.value == share.estimate.value

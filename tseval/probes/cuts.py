@@ -129,19 +129,26 @@ class Family(Struct, frozen=True, kw_only=True):
     bh: Floats
 
 
-def family_of(pairs: Sequence[Pair], groups: Sequence[int] | None = None) -> Family:
+def family_of(
+    pairs: Sequence[Pair], groups: Sequence[int] | None = None, *, tests: int = 0
+) -> Family:
     """Test all cuts of a run as one family.
 
     Args:
         pairs: The cuts.
         groups: int [cuts]; each group is a family of its own (only to reproduce published shares).
+        tests: Size that a family is taken for where it has fewer cuts: those that are missing
+            reject nothing. So a family has the thresholds of the one that it is held against.
     """
     p = np.array([cut_p_value(pair) for pair in pairs], dtype=float)
     own = np.zeros(len(p), dtype=int) if groups is None else np.asarray(groups)
     adjusted, discovered = np.ones_like(p), np.ones_like(p)
     for each in np.unique(own):
         inside = own == each
-        adjusted[inside], discovered[inside] = holm(p[inside]), benjamini_hochberg(p[inside])
+        size = int(inside.sum())
+        whole = np.concatenate([p[inside], np.ones(max(tests - size, 0))])
+        adjusted[inside] = holm(whole)[:size]
+        discovered[inside] = benjamini_hochberg(whole)[:size]
     return Family(p=p, holm=adjusted, bh=discovered)
 
 

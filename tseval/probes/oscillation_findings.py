@@ -113,7 +113,9 @@ class _Work:
         self.shift = np.array([toward(c.real, c.change.after) for c in cuts], dtype=float)
         # The shams, on the places of the cuts that they stand for.
         self.shammed = np.array([cut.null is not None for cut in cuts], dtype=bool)
-        self.null_family = family_of([cut.null for cut in cuts if cut.null is not None])
+        # As many tests as there are cuts: shares under unlike families cannot be compared.
+        shams = [cut.null for cut in cuts if cut.null is not None]
+        self.null_family = family_of(shams, tests=len(cuts))
         self.null_significant = np.zeros(len(cuts), dtype=bool)
         self.null_significant[self.shammed] = self.null_family.holm <= ALPHA
         self.null_shift = np.array(
