@@ -225,7 +225,9 @@ class _Analysis:
         if state not in _HEADLINES:
             return
         rows, gain = probes.compare_controls(
-            group, cases, last, probes.control_scores(cases), "refusal_auroc_gain"
+            *(group, cases, last, probes.control_scores(cases), "refusal_auroc_gain"),
+            # Before the first token was sampled it is no control but an outcome.
+            aside=() if state == "B" else ("first token",),
         )
         self._controls += rows
         self._numbers.append(gain)

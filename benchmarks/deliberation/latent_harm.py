@@ -154,7 +154,9 @@ class _Analysis:
             )
             if last is not None:
                 rows, gain = probes.compare_controls(
-                    group, self._cases, last, shared, "harm_auroc_gain", aside=("benchmark",)
+                    *(group, self._cases, last, shared, "harm_auroc_gain"),
+                    # The first token is sampled behind state A: an outcome, and no control.
+                    aside=("benchmark", "first token"),
                 )
                 controls += rows
                 numbers.append(gain)

@@ -11,7 +11,7 @@ from tests.support.probe_runs import ProbeRun, halve_journal, run_probe, scale
 from tests.support.sessions import registry
 from tseval.data import load_rows
 from tseval.errors import CapabilityMissing
-from tseval.probes import NOTICE
+from tseval.probes import NOTICE, Cases
 from tseval.scripts import CHAT_VIEW, Call, decode
 from tseval.types import Thinking
 
@@ -135,6 +135,20 @@ def test_first_token_reads_the_outcome_where_it_is_planted_and_nowhere_else(
         for pool in ("harmful", "benign", "pooled")
         for state in "AB"
     }
+
+
+@pytest.mark.usefixtures("sized")
+def test_a_token_that_is_sampled_behind_a_state_is_no_control_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def telling(cases: Cases) -> dict[str, np.ndarray]:
+        return {"prompt words": np.zeros(len(cases.labels)), "first token": 1.0 * cases.labels}
+
+    monkeypatch.setattr("tseval.probes.control_scores", telling)
+    run = first_token(tmp_path)
+    for state, best in (("A", "prompt words"), ("B", "first token")):
+        gain = run.number("refusal_auroc_gain", f"harmful · state {state}")
+        assert gain.note == f"best control: {best}"
 
 
 @pytest.mark.parametrize("name", ["first_token", "latent_harm"])

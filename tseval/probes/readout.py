@@ -219,7 +219,8 @@ def compare_controls(
         probe: What the probe reads.
         controls: Out-of-fold scores by name.
         metric: Name of the difference's ``MeasureSpec``.
-        aside: Controls that are shown and never the best: those that the label follows from.
+        aside: Controls that are shown and never the best: those that the label follows from, and
+            those that come after the state.
 
     Returns:
         Rows under :data:`CONTROL_COLUMNS`, and the probe minus the best control as a number. The
