@@ -98,7 +98,8 @@ def flips(number: Number, found: Estimate, beside: Estimate | None, what: str) -
     if found.low > 0:
         return "Thinking changes more outcomes than a second draw of it would.", -1
     if found.high < 0:
-        return "Thinking changes fewer outcomes than a second draw of it would.", 0
+        # Where thinking made the outcome uncertain, two draws of it differ most: no sign of none.
+        return "Two draws of thinking differ more than thinking and no thinking: see the rates.", 0
     return "That thinking changes more than a second draw of it would is not shown.", 0
 
 
