@@ -185,6 +185,18 @@ def test_too_few_refusals_are_no_number_but_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sized")
+def test_a_trace_that_never_closed_is_not_judged_as_an_answer(tmp_path: Path) -> None:
+    def endless(call: Call) -> str:
+        return f"<think>\n{REFUSED}"
+
+    more = {"limit": 3, "thinking": Thinking(unclosed="judge-trace")}
+    run = run_probe("first_token", tmp_path, endless, backend={"states": planted}, **more)
+    before = run.number("refusal_auroc", "harmful · state A")
+    assert before.counts == {"refusals": 0, "compliances": 0}
+    assert before.excluded == {"unclosed": 3}
+
+
+@pytest.mark.usefixtures("sized")
 def test_a_model_without_a_format_is_probed_under_a_forced_opener_only(tmp_path: Path) -> None:
     bare = {"states": planted, "view": CHAT_VIEW}
     with pytest.raises(CapabilityMissing, match="has no thinking trace to probe"):

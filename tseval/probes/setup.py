@@ -150,9 +150,11 @@ class Probing:
         """Have a rollout's answer judged by the judge of :attr:`seat`.
 
         Always the answer, whatever text the run judges: what continues a trace has none, and its
-        label has to mean what the trace's own does.
+        label has to mean what the trace's own does. So a trace that never closed has no label,
+        also under the rule 'judge-trace'.
         """
-        text, lost = text_to_judge(rollout, "answer", self.session.spec.thinking.unclosed)
+        rule = self.session.spec.thinking.unclosed
+        text, lost = text_to_judge(rollout, "answer", "exclude" if rule == "judge-trace" else rule)
         if lost:
             return Label(None, lost)
         _, verdict = await self.session.judge(self.seat.label, sample.prompt, text, sees="answer")
