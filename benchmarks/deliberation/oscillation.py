@@ -192,12 +192,15 @@ class _Work:
 
     async def _trace(self, place: int, rollout: int) -> tuple[StanceTrace, int] | str:
         """Sample a trace and have its chunks labelled; or say why it cannot be used."""
-        from tseval.probes import MOST_CHUNKS, StanceTrace, chunked
+        from tseval.probes import MOST_CHUNKS, StanceTrace, chunked, is_odd
 
         sample = self.samples[place]
         sampled = await self.probing.trace(sample, rollout)
         if not sampled.thought or not sampled.trace_ids:
             return "no trace"
+        if is_odd(sampled):
+            # Replays stand behind the opener; put there, this would not be what the model wrote.
+            return "odd trace"
         chunks = chunked(self.session.target.backend.decode(sampled.trace_ids))
         if len(chunks) > MOST_CHUNKS:
             return "loop"

@@ -279,6 +279,14 @@ def test_loops_and_traces_of_one_chunk_are_left_out_and_counted(
     assert number(found, "performative_share").undefined == "undefined: 0 cuts"
 
 
+def test_a_trace_behind_other_text_is_not_replayed_as_if_it_came_first(tmp_path: Path) -> None:
+    def late(call: Call) -> str:
+        return late_flipper(call) if call.prefix else f"Well.\n{late_flipper(call)}"
+
+    _, found, _ = measured(tmp_path, late, limit=2)
+    assert found.excluded == {"odd trace": 4}
+
+
 def silent(call: Call) -> str:
     """As the late flipper, but with nothing to say in three of four answers behind a cut."""
     if "</think>" in call.prefix and call.share("silent") < 0.75:

@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from .oscillation_findings import OscillationFindings, oscillation_results
     from .prefixes import (
         is_loop,
+        is_odd,
         prefix_fault,
         sentence_starts,
         shuffle_sentences,
@@ -253,6 +254,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "prefixes": (
         "prefix_fault",
         "is_loop",
+        "is_odd",
         "tokens_kept",
         "sentence_starts",
         "shuffle_sentences",
@@ -424,6 +426,7 @@ __all__ = [
     "held_out_scores",
     "is_locked",
     "is_loop",
+    "is_odd",
     "judged_scores",
     "layers_named",
     "length_scores",

@@ -50,12 +50,17 @@ def prefix_fault(rollout: Rollout, ids: Ids, cuts: Sequence[int]) -> str:
         return "unclosed"
     if rollout.trace_ids is None:
         return "no-token-ids"
-    if _ODD & set(rollout.notes):
+    if is_odd(rollout):
         return "odd-trace"
     if is_loop(ids):
         return "loop"
     lengths = [tokens_kept(len(ids), cut) for cut in cuts]
     return "short" if len(set(lengths)) < len(lengths) else ""
+
+
+def is_odd(rollout: Rollout) -> bool:
+    """Whether opener and trace ids are not what the model wrote, as its format's parser says."""
+    return bool(_ODD & set(rollout.notes))
 
 
 def trim_trace(ids: Ids, decode: Decode, marks: Sequence[str] = ()) -> Ids:
