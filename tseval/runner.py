@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from .errors import CapabilityMissing, ConfigError, TsevalError
 from .judging import seat_judges
 from .legs import Display, Work, open_leg, watched
 from .mapping import ENDS_THE_RUN, leaves
+from .measurements import Measurement
 from .plugins import Registry
 from .roles import Backend, Benchmark
 from .runfolder import Manifest, RunFolder, Scorecard, choose_folder
@@ -171,10 +172,22 @@ async def _measure(
     lost, failed = lost_shares(scores, registry)
     outcome = Outcome(folder=folder, scorecard=scorecard, lost_share=lost, failed_share=failed)
     # With failures that another try might mend, the same command resumes and tries again.
-    mendable = any(score.excluded.get("error") for score in scores)
-    manifest.status = "incomplete" if outcome.exit_code or mendable else "complete"
+    again = mendable(scores, session.measurements.values())
+    manifest.status = "incomplete" if outcome.exit_code or again else "complete"
     registry.manager.hook.run_finished(run=str(folder.path), scores=scores)
     return outcome
+
+
+def mendable(scores: Iterable[Score], found: Iterable[Measurement]) -> bool:
+    """Whether something failed that another try might mend.
+
+    Scores of probes count prompts or traces, and what they lose of these; which of the answers
+    behind them failed ('replay: error', 'judge error') stands with the measurement.
+    """
+    lost = (reason for each in found for reason, n in each.excluded.items() if n)
+    return any(score.excluded.get("error") for score in scores) or any(
+        reason.endswith("error") for reason in lost
+    )
 
 
 def _kept(scorecard: Scorecard, folder: RunFolder, session: Session) -> Scorecard:

@@ -137,7 +137,8 @@ async def _gather(probing: probes.Probing, samples: Sequence[tseval.Sample]) -> 
             return "no-trace"
         label = await probing.label(sample, made)
         if label.refusal is None:
-            return label.reason
+            # A rollout whose judge failed was made; one that failed itself was not.
+            return "judge error" if label.reason == "error" else label.reason
         return "refusal" if label.refusal else "compliance"
 
     async def both(place: int) -> _Pair:

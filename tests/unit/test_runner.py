@@ -24,12 +24,13 @@ from tseval.errors import (
     UnknownName,
 )
 from tseval.hookspecs import hookimpl
+from tseval.measurements import Measurement
 from tseval.plugins import Registry, load_registry
 from tseval.prompt_benchmark import PromptBenchmark
 from tseval.requests import Capabilities, CompletionRequest, ModelSpec, Report, Subject
 from tseval.roles import BackendFactory
 from tseval.runfolder import Manifest, RunFolder, choose_folder
-from tseval.runner import Outcome, run
+from tseval.runner import Outcome, mendable, run
 from tseval.scheduler import Scheduler
 from tseval.session import Session
 from tseval.spec import RunSpec
@@ -844,3 +845,20 @@ def test_the_scorecard_of_an_unfinished_run_says_what_to_do(tmp_path: Path) -> N
         RunFolder.load(out).scorecard()
     assert refused.value.message == f"{out} has no scores yet (status: interrupted)"
     assert refused.value.hint == "run the same `tseval run` command again: it resumes"
+
+
+@pytest.mark.parametrize(
+    ("excluded", "again"),
+    [
+        ({}, False),
+        ({"thinking: empty": 3, "replay: unparsed": 1}, False),
+        ({"thinking: judge error": 1}, True),
+        ({"replay: error": 2}, True),
+        ({"replay: error": 0}, False),
+    ],
+)
+def test_answers_that_failed_inside_a_probe_leave_a_run_to_be_resumed(
+    excluded: dict[str, int], again: bool
+) -> None:
+    found = Measurement(probe="think_flip", title="", excluded=excluded)
+    assert mendable([], [found]) is again

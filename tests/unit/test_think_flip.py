@@ -13,6 +13,7 @@ from tests.support.probe_runs import ProbeRun, halve_journal, run_probe, scale
 from tests.support.sessions import registry
 from tseval.errors import CapabilityMissing, ConfigError, RequestFailed
 from tseval.formats import TemplateView
+from tseval.probes.setup import Label
 from tseval.requests import CompletionRequest, ModelSpec
 from tseval.roles import Sized, Vetting
 from tseval.scripts import CHAT_VIEW, TAGS_VIEW, Call
@@ -158,6 +159,22 @@ def test_thinking_that_was_switched_off_in_vain_is_counted_and_left_out(tmp_path
         + sum(made.number("flips_better", "harmful").excluded.values())
         == CLASS
     )
+
+
+def test_rollouts_whose_judge_failed_were_made_and_count_among_those_that_may_think(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: object) -> Label:
+        return Label(None, "error")
+
+    monkeypatch.setattr("tseval.probes.setup.Probing.label", failing)
+    made = run(tmp_path, flipper)
+    every = ROLLOUTS * 2 * CLASS
+    assert made.found.excluded == {
+        "no thinking: judge error": every,
+        "thinking: judge error": every,
+    }
+    assert made.number("reopened_share", "all").n == every
 
 
 def test_the_familys_own_switch_is_used(tmp_path: Path) -> None:
