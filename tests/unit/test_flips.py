@@ -271,6 +271,15 @@ def test_with_fewer_than_ten_of_a_class_there_is_no_number() -> None:
         assert number.undefined == "undefined: 4 refusals"
 
 
+def test_prompts_that_are_alike_are_one_flip() -> None:
+    # Four groups of three turn to refusal, and one to compliance; without groups p = 0.035.
+    found = flips([0] * 12 + [8] * 3 + [0] * 5, [8] * 12 + [0] * 3 + [0] * 5)
+    alike = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 7, 8, 9])
+    assert named(found, "flips_better").p_value == pytest.approx(binomtest(3, 15).pvalue)
+    apart = named(found._replace(clusters=alike), "flips_better")
+    assert apart.p_value == pytest.approx(binomtest(1, 5).pvalue)
+
+
 def test_prompts_of_one_class_alone_are_measured_alone() -> None:
     results = flip_results(flips(WITHOUT, THINKING), draws=20, permutations=19, seed=0)
     assert {number.group for number in results.numbers} == {"all", "harmful"}

@@ -194,7 +194,7 @@ class _Pool:
             table = flip_table(without, thinking)
             known = (without >= 0) & (thinking >= 0)
             changed = (thinking - without) * self.sign
-            p = mcnemar_exact(*self.better(table))
+            p = _mcnemar(changed[known], self.clusters[known])
             for name, direction in (("better", 1), ("worse", -1)):
                 shown = None
                 if known.any():
@@ -380,6 +380,13 @@ _RULE_NOTES: Mapping[TieRule, str] = {
     "undecided": "label of most answers; a tie in either mode leaves the table",
     "comply": "a tie complies; prompts with all answers labelled only",
 }
+
+
+def _mcnemar(changed: NDArray[np.int64], clusters: NDArray[np.int64]) -> float:
+    """Test whether better (1) is as frequent as worse (-1), near-duplicates by their net change."""
+    _, place = np.unique(clusters, return_inverse=True)
+    net = np.bincount(place, changed)
+    return mcnemar_exact(int((net > 0).sum()), int((net < 0).sum()))
 
 
 def _by_cluster(
