@@ -8,25 +8,24 @@ machine leave the denominator.
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import product
 
 import msgspec
 
 from .answer_scores import Checked, in_parts, judged, ks, over_prompts, passes
+from .card_benchmark import CardBenchmark
 from .cards import AnswerSpec, BenchmarkCard
 from .checkers import identify_checker, parts_of, require_libraries
-from .data import Rows, load_rows
-from .errors import ConfigError, RequestFailed, RowSkipped, TsevalError
+from .data import Rows
+from .errors import ConfigError, RequestFailed, TsevalError
 from .metrics import MAJ_AT_K, PASS_AT_1, PASS_AT_K, score
-from .protocol import JudgeIdentity, Protocol
-from .readback import Row
+from .protocol import JudgeIdentity
 from .roles import MetricSpec
-from .scoring import lost_outcome, oddities, outcome
+from .scoring import oddities, outcome
 from .session import CHECK_SECONDS, Session
-from .types import Rollout, Sample, Sampling, Score, Verdict
+from .types import Rollout, Sample, Score, Verdict
 
 
-class ReasoningBenchmark:
+class ReasoningBenchmark(CardBenchmark):
     """Ask each question of a card, have the answers checked, count.
 
     Args:
@@ -36,32 +35,23 @@ class ReasoningBenchmark:
     def __init__(self, card: BenchmarkCard) -> None:
         if card.answer is None:
             raise ConfigError(f"benchmark '{card.name}' does not say how answers are checked")
-        self.card = card
+        super().__init__(card)
         self._answer: AnswerSpec = card.answer
 
     async def run(self, session: Session) -> list[Score]:
         """Measure; see ``tseval.roles.Benchmark``."""
-        spec = session.spec
-        rows = await asyncio.to_thread(
-            load_rows, self.card, spec.data_dirs, limit=spec.limit, subset_seed=spec.subset_seed
-        )
-        for warning in rows.warnings:
-            session.warn(warning)
+        rows = await self.rows(session)
         identity = identify_checker(self._answer.checker)
         references = [sample.reference for sample in rows.samples]
         await asyncio.to_thread(require_libraries, self._answer.checker, references)
         parts = await asyncio.to_thread(parts_of, self._answer.checker, references)
         sizes = dict(zip((sample.id for sample in rows.samples), parts, strict=True))
-        session.expect(self.card.name, len(rows.samples) * spec.rollouts)
-        work = product(rows.samples, range(spec.rollouts))
-        checked: list[Checked] = []
-        async for (sample, index), result in session.map(
-            work, lambda item: self._one(session, identity, sizes, *item)
-        ):
-            session.advance(self.card.name)
-            if isinstance(result, TsevalError):
-                result = self._failed(session, sample, index, result)
-            checked.append(result)
+        checked = await self.each(
+            session,
+            rows,
+            lambda sample, index: self._one(session, identity, sizes, sample, index),
+            lambda sample, lost: Checked(sample.id, lost, lost.lost, None, None, sample.reference),
+        )
         for warning in oddities(self.card.name, [each.outcome for each in checked]):
             session.warn(warning)
         majorities, unknown = await self._majorities(session, identity, checked)
@@ -78,10 +68,10 @@ class ReasoningBenchmark:
     ) -> Checked:
         """Make and check one rollout."""
         rollout = await session.generate(
-            sample.prompt, rollout=index, sampling=self._sampling(session)
+            sample.prompt, rollout=index, sampling=self.sampling(session)
         )
         key, name, verdict = await self._check(session, identity, sample, rollout)
-        session.note_row(self._row(sample, index, rollout.key, {identity.name: key}))
+        self.note(session, sample, index, rollout.key, {identity.name: key})
         kept = outcome(sample, rollout, {})
         if verdict.reason == "error":
             return Checked(
@@ -105,35 +95,6 @@ class ReasoningBenchmark:
         if verdict.correct:
             return key, "correct", verdict
         return key, "wrong" if verdict.details.get("extracted") == "yes" else "no-answer", verdict
-
-    def _failed(self, session: Session, sample: Sample, index: int, error: TsevalError) -> Checked:
-        lost = "overlong" if isinstance(error, RowSkipped) else "error"
-        if lost == "overlong":
-            # An error row is not written down: it is tried again on resume.
-            session.note_row(self._row(sample, index, "", {}, failed=lost))
-        kept = lost_outcome(sample, lost, error.message)
-        return Checked(sample.id, kept, lost, None, None, sample.reference)
-
-    def _row(
-        self, sample: Sample, index: int, generation: str, keys: dict[str, str], failed: str = ""
-    ) -> Row:
-        return Row(
-            benchmark=self.card.name,
-            sample=sample.id,
-            rollout=index,
-            prompt=sample.prompt,
-            group=sample.group,
-            tags=sample.tags,
-            generation=generation,
-            verdicts=keys,
-            failed=failed,
-        )
-
-    def _sampling(self, session: Session) -> Sampling:
-        sampling = session.sampling
-        if session.spec.answer_tokens_fixed:
-            return sampling
-        return msgspec.structs.replace(sampling, answer_tokens=self.card.answer_tokens)
 
     async def _majorities(
         self, session: Session, identity: JudgeIdentity, checked: list[Checked]
@@ -215,17 +176,9 @@ class ReasoningBenchmark:
     def _base(
         self, session: Session, rows: Rows, identity: JudgeIdentity, metric: MetricSpec, name: str
     ) -> Score:
-        run = session.spec
-        protocol = Protocol(
-            benchmark=self.card.name,
-            benchmark_version=self.card.version,
-            content_hash=rows.content_hash,
-            limit=rows.limit if rows.partial else None,
-            subset_seed=rows.subset_seed,
-            thinking=run.thinking,
-            decoding=run.decoding,
-            sampling=self._sampling(session),
-            rollouts=run.rollouts,
+        protocol = self.protocol(
+            session,
+            rows,
             judge=identity,
             text="answer",
             metric=name,

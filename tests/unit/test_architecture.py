@@ -18,7 +18,7 @@ ORDER = (
     *("kinds", "plugins", "journal_index", "journal", "readback", "arrays"),
     *("scheduler", "mapping", "memo"),
     *("hidden", "asking", "judging", "verdicts", "stance_judging", "ledger", "session"),
-    *("scoring", "answer_scores", "reasoning", "prompt_benchmark"),
+    *("scoring", "answer_scores", "card_benchmark", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "forecast"),
     *("readings", "deliberation_rows", "deliberation", "before_after"),

@@ -401,6 +401,8 @@ def by_prompt(outcome: Outcome, checker: str = "quiz") -> dict[str, list[tuple[s
     """What each prompt's rollouts answered, and whether it was right; lost ones are left out."""
     found: dict[str, list[tuple[str | None, bool]]] = defaultdict(list)
     for each in stored(outcome):
+        if each.row.failed:
+            continue
         verdict = each.verdicts[checker]
         if verdict.reason == "error":
             continue
