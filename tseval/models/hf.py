@@ -10,12 +10,11 @@ row at a time and without sharing: equal bytes, always.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from tseval.errors import BackendUnavailable, RequestFailed
-from tseval.formats import TemplateView
 from tseval.hookspecs import Register, hookimpl
 from tseval.requests import (
     Capabilities,
@@ -32,7 +31,7 @@ from tseval.requests import (
     spans_of,
 )
 from tseval.roles import BackendFactory
-from tseval.types import ChoiceScores, LogLikelihood, Message
+from tseval.types import ChoiceScores, LogLikelihood
 
 from ._hf_cache import layers_that_fit
 from ._hf_engine import Engine, Prefill
@@ -42,8 +41,8 @@ from ._hf_options import OPTIONS, likely_device, read_options
 from ._hf_passes import Choosing, Reading, Scoring, count_layers
 from ._hf_prefixes import PrefixTree, may_share
 from ._hf_rows import Row
-from ._hf_text import Text
 from ._hf_worker import Worker
+from ._words import Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +60,7 @@ CAPABILITIES = Capabilities(
 _ENDLESS = 1 << 30
 
 
-class HfBackend:
+class HfBackend(Words):
     """One model of transformers; see ``tseval.roles.Backend`` for the contract.
 
     Args:
@@ -75,7 +74,7 @@ class HfBackend:
     def __init__(
         self, spec: ModelSpec, *, prepare: Callable[[Report], Named] | None = None
     ) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self._options = read_options(spec.backend, spec.options)
         self._prepare = prepare or (lambda report: resolve(spec))
         self.capabilities = CAPABILITIES
@@ -84,7 +83,6 @@ class HfBackend:
         self.devices: tuple[str, ...] = (device,)
         self.max_outstanding = default_outstanding(device, self._options)
         self._loaded: Loaded | None = None
-        self._text: Text | None = None
         self._worker: Worker | None = None
         self._executor: ThreadPoolExecutor | None = None
 
@@ -136,34 +134,6 @@ class HfBackend:
         executor.shutdown(wait=False)
         del worker
         _free_memory()
-
-    def template(self) -> TemplateView:
-        """Show the chat template."""
-        return self._words().view()
-
-    def prompt_tokens(
-        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
-    ) -> int | None:
-        """Length of the rendered prompt in tokens; without messages, of what starts a text."""
-        return len(self._words().prompt(messages, template_kwargs))
-
-    def prompt_ids(
-        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
-    ) -> tuple[int, ...] | None:
-        """Token ids of the rendered prompt; without messages, of what starts a text."""
-        return tuple(self._words().prompt(messages, template_kwargs))
-
-    def text_tokens(self, text: str) -> int | None:
-        """Length of a text tokenised on its own."""
-        return len(self._words().piece(text))
-
-    def text_ids(self, text: str) -> tuple[int, ...] | None:
-        """Token ids of a text tokenised on its own."""
-        return tuple(self._words().piece(text))
-
-    def decode(self, ids: tuple[int, ...]) -> str:
-        """Text of token ids, special tokens kept."""
-        return self._words().decode(ids)
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Generate one completion.
@@ -239,10 +209,6 @@ class HfBackend:
         engine = Engine(model, layers, pad_id, prefixes)
         return loaded, Worker(engine, model, pad_id, memory.limits, executor)
 
-    def _words(self) -> Text:
-        """The tokenizer, which outlives the model: benchmarks read texts while others run."""
-        return self._text or self._need().text
-
     def _need(self) -> Loaded:
         if self._loaded is None:
             raise BackendUnavailable(f"'{self.spec.name or self.spec.backend}' is not loaded")
@@ -252,16 +218,6 @@ class HfBackend:
         self._need()
         assert self._worker is not None
         return self._worker
-
-    def _input(
-        self,
-        messages: tuple[Message, ...],
-        template_kwargs: dict[str, Any],
-        pieces: tuple[Piece, ...],
-    ) -> list[int]:
-        text = self._need().text
-        # The first token needs something before it: what starts a text, or else what ends one.
-        return text.prompt(messages, template_kwargs, pieces) or text.beginning()
 
     def _piece(self, piece: Piece) -> list[int]:
         return self._need().text.piece(piece)

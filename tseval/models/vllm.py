@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from tseval.errors import BackendUnavailable, CapabilityMissing, RequestFailed
-from tseval.formats import TemplateView
 from tseval.hookspecs import Register, hookimpl
 from tseval.requests import (
     Capabilities,
@@ -22,20 +21,19 @@ from tseval.requests import (
     CompletionRequest,
     HiddenStatesRequest,
     ModelSpec,
-    Piece,
     Report,
     ScoringRequest,
     Subject,
 )
 from tseval.roles import BackendFactory
-from tseval.types import ChoiceScores, LogLikelihood, Message
+from tseval.types import ChoiceScores, LogLikelihood
 
 from ._hf_options import likely_device
 from ._hf_rows import Row
-from ._hf_text import Text
 from ._vllm_load import Loaded, asks_for, devices, find, load
 from ._vllm_options import OPTIONS, read_options
 from ._vllm_requests import Requests
+from ._words import Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +48,7 @@ _UNSEEDED = "unseeded"
 _DTYPES = {"half": "float16", "float": "float32"}
 
 
-class VllmBackend:
+class VllmBackend(Words):
     """One model on vLLM; see ``tseval.roles.Backend`` for the contract.
 
     Args:
@@ -62,7 +60,7 @@ class VllmBackend:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self._options = read_options(spec.options)
         self.capabilities = CAPABILITIES
         self.context_length: int | None = None
@@ -70,7 +68,6 @@ class VllmBackend:
         self.devices: tuple[str, ...] = devices(asks_for(self._options.engine), is_cpu=is_cpu)
         self.max_outstanding = self._outstanding(_BATCH)
         self._loaded: Loaded | None = None
-        self._text: Text | None = None
         self._asleep: Loaded | None = None
         self._requests: Requests | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -122,34 +119,6 @@ class VllmBackend:
                     self._asleep = loaded
                     return
             await _shut_down(loaded.engine)
-
-    def template(self) -> TemplateView:
-        """Show the chat template."""
-        return self._words().view()
-
-    def prompt_tokens(
-        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
-    ) -> int | None:
-        """Length of the rendered prompt in tokens; without messages, of what starts a text."""
-        return len(self._words().prompt(messages, template_kwargs))
-
-    def prompt_ids(
-        self, messages: tuple[Message, ...], template_kwargs: dict[str, Any]
-    ) -> tuple[int, ...] | None:
-        """Token ids of the rendered prompt; without messages, of what starts a text."""
-        return tuple(self._words().prompt(messages, template_kwargs))
-
-    def text_tokens(self, text: str) -> int | None:
-        """Length of a text tokenised on its own."""
-        return len(self._words().piece(text))
-
-    def text_ids(self, text: str) -> tuple[int, ...] | None:
-        """Token ids of a text tokenised on its own."""
-        return tuple(self._words().piece(text))
-
-    def decode(self, ids: tuple[int, ...]) -> str:
-        """Text of token ids, special tokens kept."""
-        return self._words().decode(ids)
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Generate one completion.
@@ -242,10 +211,6 @@ class VllmBackend:
         await asleep.engine.wake_up()
         return asleep
 
-    def _words(self) -> Text:
-        """The tokenizer, which outlives the model: benchmarks read texts while others run."""
-        return self._text or self._need().text
-
     def _need(self) -> Loaded:
         if self._loaded is None:
             raise BackendUnavailable(f"'{self.spec.name}' is not loaded")
@@ -255,16 +220,6 @@ class VllmBackend:
         self._need()
         assert self._requests is not None
         return self._requests
-
-    def _input(
-        self,
-        messages: tuple[Message, ...],
-        template_kwargs: dict[str, Any],
-        pieces: tuple[Piece, ...],
-    ) -> list[int]:
-        text = self._need().text
-        # The first token needs something before it: what starts a text, or else what ends one.
-        return text.prompt(messages, template_kwargs, pieces) or text.beginning()
 
     def _room(self, ids: list[int]) -> int:
         """Tokens that the context has left behind an input.
