@@ -128,6 +128,8 @@ class Measurement(Struct, frozen=True, kw_only=True):
         settings: Sizes and constants that it was made with, as they entered the protocol.
         numbers, curves, grids: What was found.
         excluded: Prompts or traces that it could not use, by reason.
+        verdicts: How many verdicts it asked for, by what came: 'ok', 'empty', 'degenerate', or
+            'unparsed', 'undecided', 'error' where the judge gave none.
         notes: What a reader has to know.
         measures: What the metrics of its numbers are; a report needs no plugin to print them.
     """
@@ -140,5 +142,6 @@ class Measurement(Struct, frozen=True, kw_only=True):
     curves: tuple[Curve, ...] = ()
     grids: tuple[Grid, ...] = ()
     excluded: dict[str, int] = {}
+    verdicts: dict[str, int] = {}
     notes: tuple[str, ...] = ()
     measures: tuple[MeasureSpec, ...] = ()

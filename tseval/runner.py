@@ -169,10 +169,11 @@ async def _measure(
     folder.save_measurements(session.measurements.values())
     folder.save_scores(scorecard)
     manifest.warnings = list(session.warnings)
-    lost, failed = lost_shares(scores, registry)
+    measured = session.measurements.values()
+    lost, failed = lost_shares(scores, registry, measured)
     outcome = Outcome(folder=folder, scorecard=scorecard, lost_share=lost, failed_share=failed)
     # With failures that another try might mend, the same command resumes and tries again.
-    again = mendable(scores, session.measurements.values())
+    again = mendable(scores, measured)
     manifest.status = "incomplete" if outcome.exit_code or again else "complete"
     registry.manager.hook.run_finished(run=str(folder.path), scores=scores)
     return outcome
@@ -285,12 +286,20 @@ def _scorecard(session: Session, manifest: Manifest, scores: list[Score]) -> Sco
     )
 
 
-def lost_shares(scores: list[Score], registry: Registry) -> tuple[float, float]:
-    """Share of rows without a verdict, of the benchmark and judge that lost the most.
+def lost_shares(
+    scores: Iterable[Score], registry: Registry, probed: Iterable[Measurement] = ()
+) -> tuple[float, float]:
+    """Share of verdicts that are missing, of the benchmark and judge that lost the most.
 
     Not the share over all of them: a large benchmark would hide a small one that failed whole.
     Members of panels are left out: what they lost matters where the panel can't decide without it,
-    and there the panel's own score has lost it.
+    and there the panel's own score has lost it. Scores of probes count prompts or traces and not
+    verdicts, so of a probe the verdicts that it asked for count.
+
+    Args:
+        scores: Of all benchmarks.
+        registry: Knows their metrics.
+        probed: What probes found.
 
     Returns:
         The share that is unparsed or failed, and the share that failed, of the same rows.
@@ -300,12 +309,14 @@ def lost_shares(scores: list[Score], registry: Registry) -> tuple[float, float]:
     # Parts of a benchmark and further readings of the same rows are smaller, or the same.
     for s in sorted(scores, key=lambda s: s.n + sum(s.excluded.values())):
         on = metrics[s.metric].on if s.metric in metrics else s.metric
-        if s.group != "average" and not s.member:
+        if s.group != "average" and not s.member and on != "probe":
             wholes[s.benchmark, on, s.judge] = s
+    counted = [(s.excluded, s.n + sum(s.excluded.values())) for s in wholes.values()]
+    counted += [(each.verdicts, sum(each.verdicts.values())) for each in probed]
     shares = [
-        ((s.excluded.get("unparsed", 0) + failed) / rows, failed / rows)
-        for s in wholes.values()
-        if (rows := s.n + sum(s.excluded.values()))
-        for failed in [s.excluded.get("error", 0)]
+        ((lost.get("unparsed", 0) + failed) / rows, failed / rows)
+        for lost, rows in counted
+        if rows
+        for failed in [lost.get("error", 0)]
     ]
     return max(shares, default=(0.0, 0.0))

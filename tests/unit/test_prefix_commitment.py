@@ -77,6 +77,8 @@ def settled(made: ProbeRun, cut: int) -> float:
 def test_a_model_that_decides_at_once_is_settled_at_its_first_cut(made: Made) -> None:
     first = made.first
     assert first.calls == PROMPTS * TRACES + CONTINUATIONS
+    # Each continuation was judged once; traces are cut and not judged.
+    assert first.found.verdicts == {"ok": CONTINUATIONS}
     assert [settled(first, cut) for cut in CUTS] == [1.0] * 6
     committed = first.number("commitment_cut", "all").estimate
     assert committed is not None

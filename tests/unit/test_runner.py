@@ -30,7 +30,7 @@ from tseval.prompt_benchmark import PromptBenchmark
 from tseval.requests import Capabilities, CompletionRequest, ModelSpec, Report, Subject
 from tseval.roles import BackendFactory
 from tseval.runfolder import Manifest, RunFolder, choose_folder
-from tseval.runner import Outcome, mendable, run
+from tseval.runner import Outcome, lost_shares, mendable, run
 from tseval.scheduler import Scheduler
 from tseval.session import Session
 from tseval.spec import RunSpec
@@ -862,3 +862,16 @@ def test_answers_that_failed_inside_a_probe_leave_a_run_to_be_resumed(
 ) -> None:
     found = Measurement(probe="think_flip", title="", excluded=excluded)
     assert mendable([], [found]) is again
+
+
+def test_what_a_probe_lost_is_counted_in_verdicts_and_not_in_prompts() -> None:
+    registry = load_registry()
+    # 5 of 960 answers: of the 80 traces that the score counts they would seem 6 in a hundred.
+    few = Score(benchmark="prefix_commitment", metric="settled", n=80, excluded={"error": 5})
+    found = Measurement(
+        probe="prefix_commitment", title="", verdicts={"ok": 955, "error": 2, "unparsed": 3}
+    )
+    assert lost_shares([few], registry, [found]) == (5 / 960, 2 / 960)
+    # And a judge that says nothing of a third of them is not hidden by prompts that have a label.
+    many = msgspec.structs.replace(found, verdicts={"ok": 640, "unparsed": 320})
+    assert lost_shares([few], registry, [many]) == (pytest.approx(1 / 3), 0)

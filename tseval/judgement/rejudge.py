@@ -99,7 +99,7 @@ async def rejudge(
         _keep_judges(folder, judges, _named(options, seats), session.warnings)
         folder.save_measurements(again.measurements)
         folder.save_scores(scorecard)
-    lost, failed = lost_shares(made, registry)
+    lost, failed = lost_shares(made, registry, again.measurements)
     return Outcome(
         folder=folder,
         scorecard=scorecard,

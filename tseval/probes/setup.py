@@ -92,6 +92,7 @@ class Probing:
         self.card = card
         self.pool = pool
         self.sizes = sizes_of(session.spec.scale)
+        self._verdicts: Counter[str] = Counter()
 
     @cached_property
     def thinking(self) -> Thinking:
@@ -158,11 +159,11 @@ class Probing:
         if lost:
             return Label(None, lost)
         _, verdict = await self.session.judge(self.seat.label, sample.prompt, text, sees="answer")
-        if verdict.reason != "ok":
-            return Label(None, verdict.reason)
-        if verdict.refusal is None:
-            return Label(None, "unparsed")
-        return Label(verdict.refusal)
+        # A judge that says 'ok' without this label has not given it.
+        unread = verdict.reason == "ok" and verdict.refusal is None
+        reason = "unparsed" if unread else verdict.reason
+        self._verdicts[reason] += 1
+        return Label(verdict.refusal) if reason == "ok" else Label(None, reason)
 
     def expect(self, steps: int) -> None:
         """Say how many further steps there are, for the progress display."""
@@ -176,7 +177,8 @@ class Probing:
         """Hand in what was found; its headline numbers become scores.
 
         Args:
-            found: The measurement; ``judge``, the scale and ``measures`` are filled in here.
+            found: The measurement; ``judge``, the scale, ``verdicts`` and ``measures`` are filled
+                in here.
         """
         for warning in self.pool.warnings:
             self.session.warn(warning)
@@ -185,7 +187,11 @@ class Probing:
         named = sorted({number.metric for number in found.numbers} & set(metrics))
         measures = tuple(m for m in map(metrics.__getitem__, named) if isinstance(m, MeasureSpec))
         found = msgspec.structs.replace(
-            found, judge=self.seat.label, settings=settings, measures=measures
+            found,
+            judge=self.seat.label,
+            settings=settings,
+            verdicts=dict(sorted(self._verdicts.items())),
+            measures=measures,
         )
         self.session.measurements[found.probe] = found
         return [self._score(number, found) for number in found.numbers if number.headline]
