@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import pytest
 
 from tests.support.tiny_models import save_tiny
 from tseval.errors import BackendError, ConfigError, RequestFailed
+from tseval.models._hf_batches import BatchLimits
+from tseval.models._hf_engine import Engine
 from tseval.models._hf_identity import cache_folder, source_identity
 from tseval.models._hf_load import resolve
 from tseval.models._hf_options import likely_device, read_options
 from tseval.models._hf_source import Source, locate
+from tseval.models._hf_worker import Worker
 from tseval.models.hf import HfBackend
 from tseval.requests import (
     CompletionRequest,
@@ -300,6 +304,73 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
         assert prefixes.size_bytes == 0
 
     with_model(spec(str(folder), dtype="float32"), scene)
+
+
+def test_a_request_that_could_have_what_others_left_is_tried_once_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(backend: HfBackend, _: Subject) -> None:
+        states = HiddenStatesRequest(messages=(), prefix=("ab",), positions=(0,))
+        wanted = [await backend.complete(ask("x" * 60)), await backend.hidden_states(states)]
+        assert backend._loaded is not None
+        model, engine = backend._loaded.model, backend._at_work()._engine
+        generate, forward, failed = model.generate, model.model.forward, []
+        most = 1.5 * engine.prefixes.size_bytes
+
+        async def crowd() -> None:
+            for other in "yz":
+                await backend.complete(ask(other * 60))
+            assert engine.prefixes.size_bytes > most
+
+        def scarce(call: Callable[..., object]) -> Callable[..., object]:
+            def called(*given: object, **arguments: object) -> object:
+                if engine.prefixes.size_bytes > most:
+                    failed.append(call)
+                    raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+                return call(*given, **arguments)
+
+            return called
+
+        await crowd()
+        monkeypatch.setattr(model, "generate", scarce(generate))
+        assert await backend.complete(ask("x" * 60)) == wanted[0]
+        monkeypatch.setattr(model, "generate", generate)
+        await crowd()
+        monkeypatch.setattr(model.model, "forward", scarce(forward))
+        assert (await backend.hidden_states(states) == wanted[1]).all()
+        assert {generate, forward} <= set(failed)
+
+    with_model(spec(str(folder), dtype="float32"), scene)
+
+
+def test_what_failed_is_out_of_memory_before_it_is_tried_again_in_halves() -> None:
+    class Large:
+        """Stands for what a pass has allocated when it fails."""
+
+    class Given:
+        """A job that keeps what it is given."""
+
+        work = None
+
+        def give(self, result: object) -> None:
+            results.append(result)
+
+    left: list[weakref.ref[Large]] = []
+    results: list[object] = []
+
+    def call(model: object, works: list[object], pad_id: int) -> list[object]:
+        assert all(each() is None for each in left), "what failed is still there"
+        large = Large()
+        left.append(weakref.ref(large))
+        if len(works) > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return ["done"]
+
+    limits = BatchLimits(tokens=9, rows=9, step_tokens=1, pass_tokens=9, pass_cost=1)
+    worker = Worker(Engine(None, None, 0), None, 0, limits, None)  # type: ignore[arg-type]
+    worker._do_pass([Given() for _ in range(4)], call)  # type: ignore[misc]
+    assert results == ["done"] * 4
+    assert len(left) == 7
 
 
 def test_a_request_that_breaks_the_model_harms_no_other(

@@ -84,6 +84,11 @@ class Engine:
         """Lengths of the rows that run."""
         return [row.length for row in self.rows]
 
+    @property
+    def is_roomy(self) -> bool:
+        """Whether memory is held that a row alone would not need: beginnings, or others' slots."""
+        return self.prefixes.size_bytes > 0 or self._store.slots > 1
+
     def add(self, rows: Sequence[Row], limits: BatchLimits, stop: Callable[[], bool]) -> None:
         """Read the prompts of new rows and draw their first tokens.
 

@@ -190,18 +190,21 @@ class Worker:
         try:
             results = call(self._model, [job.work for job in jobs], self._pad_id)
         except _FAULTS as error:
-            if len(jobs) > 1:
-                # Too many for the memory, or one of them is at fault: the others must not pay.
-                self._free()
-                half = len(jobs) // 2
-                self._do_pass(jobs[:half], call)
-                self._do_pass(jobs[half:], call)
-                return
-            for job in jobs:
-                job.give(_failure(error))
+            failure, scarce = _failure(error), _is_memory(error)
+        else:
+            for job, result in zip(jobs, results, strict=True):
+                job.give(result)
             return
-        for job, result in zip(jobs, results, strict=True):
-            job.give(result)
+        # Out here, since what failed stays in memory for as long as its exception is at hand.
+        if len(jobs) == 1 and not (scarce and self._engine.prefixes.size_bytes):
+            jobs[0].give(failure)
+            return
+        # Too many for the memory, or one of them is at fault: the others must not pay.
+        self._free()
+        half = len(jobs) // 2
+        for some in (jobs[:half], jobs[half:]):
+            if some:
+                self._do_pass(some, call)
 
     def _do_rows(self) -> None:
         """Let rows join, run one segment, hand back those that are done."""
@@ -255,14 +258,18 @@ class Worker:
     def _recover(self, error: Exception, joining: list[Job[Row]]) -> None:
         """Try again what ran: in smaller batches after memory ran out, else each row alone.
 
-        A row that fails alone has failed.
+        A row that fails alone has failed, unless memory ran out that others left behind.
         """
+        roomy = self._engine.is_roomy
         running = {*self._engine.reset(), *(job.work for job in joining)}
         self._free()
         unfinished = [row for row in running if not row.done]
         for row in running.difference(unfinished):
             self._running.pop(row).give(row.completion())
-        if len(unfinished) == 1:
+        if len(unfinished) == 1 and roomy and _is_memory(error):
+            self._engine.prefixes.halve()
+            self._put_back(unfinished)
+        elif len(unfinished) == 1:
             self._running.pop(unfinished[0]).give(_failure(error))
         elif _is_memory(error):
             self._limits = self._limits.halved()
