@@ -9,6 +9,7 @@ import typer
 
 from tseval.cli import run
 from tseval.cli.common import errors, given_values, option, read_config, registry
+from tseval.cli.sources import unread_sources
 
 if TYPE_CHECKING:
     from tseval.planning import Plan
@@ -71,6 +72,9 @@ def _execute(
     with errors(debug=given["debug"]), display() as shown:
         for remark in remarks:
             shown.remark(remark)
+        unread = list(unread_sources(spec, plugins))
+        for each in unread:
+            shown.remark(each)
         work = plan(
             spec,
             plugins,
@@ -85,7 +89,7 @@ def _execute(
             raise KeyboardInterrupt from None
     with errors(debug=given["debug"]):
         _print(found, given)
-    return 0 if found.complete else _EXIT_INCOMPLETE
+    return 0 if found.complete and not unread else _EXIT_INCOMPLETE
 
 
 def _print(found: "Plan", given: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import typer
 
 from tseval.cli.common import errors, given_values, option, read_config, registry, words
+from tseval.cli.sources import check_sources
 from tseval.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
         unsafe_code=given["confirm_run_unsafe_code"],
         **values,
     )
+    check_sources(spec, plugins)
     for each in (plugins.benchmarks[name] for name in spec.benchmarks):
         if isinstance(each, Vetting):
             each.vet(spec)
