@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from .cards import ProbeCard
 from .evidence import Evidence, earlier_run, run_pilot
 from .judging import seat_judges
 from .legs import Display
@@ -27,8 +28,13 @@ from .plugins import Registry
 from .roles import Backend
 from .runfolder import DEFAULT_ROOT
 from .spec import RunSpec
+from .stance_judging import stances_of
 from .workload import OTHERS, Workload, all_calls, workload
 
+_SHARED = (
+    "probes share rollouts, and each is planned as if it ran alone: together they take less, not"
+    " more"
+)
 # A benchmark's in a pilot; the second where looking at many at once takes no longer.
 PILOT_ROWS, MOST_PILOT_ROWS = 8, 64
 # Of the journal, where nothing was measured: a rollout with its rows and verdicts, and a token.
@@ -67,10 +73,11 @@ async def plan(
         TsevalError: The pilot could not be run.
     """
     seats = seat_judges(spec.judges, registry, spec.judge_options)
+    stances = stances_of(spec, registry, seats)
     waiting = backend or registry.backends[spec.model.backend].create(spec.model)
     names = [registry.benchmarks[name] for name in spec.benchmarks]
     works = await asyncio.gather(
-        *(asyncio.to_thread(workload, each, spec, seats) for each in names)
+        *(asyncio.to_thread(workload, each, spec, seats, stances) for each in names)
     )
     rollouts = sum(work.rollouts or 0 for work in works)
     found = None
@@ -80,7 +87,10 @@ async def plan(
     if found is None and pilot != 0 and there:
         rows = pilot or _pilot_rows(waiting, rollouts, len(there))
         found = await run_pilot(spec, registry, display, works, there, rows, backend)
-    return _together(spec, works, found, out)
+    made = _together(spec, works, found, out)
+    if sum(isinstance(each.card, ProbeCard) for each in names) > 1:
+        made = msgspec.structs.replace(made, notes=(*made.notes, _SHARED))
+    return made
 
 
 def _pilot_rows(backend: Backend, rollouts: int, benchmarks: int) -> int:

@@ -16,6 +16,7 @@ from .prompt_benchmark import PromptBenchmark
 from .reasoning import ReasoningBenchmark
 from .roles import Benchmark, Sized
 from .spec import RunSpec
+from .stance_judging import StancePanel, StanceSeat
 from .types import BenchmarkSize, Sample
 
 CLASSES: dict[bool | None, str] = {True: "harmful", False: "benign", None: "question"}
@@ -40,17 +41,23 @@ class Workload(NamedTuple):
     others: Mapping[str, int] = MappingProxyType({})
 
 
-def workload(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Workload:
+def workload(
+    benchmark: Benchmark,
+    spec: RunSpec,
+    seats: dict[str, Seat],
+    stances: Mapping[str, StanceSeat] = MappingProxyType({}),
+) -> Workload:
     """Count a benchmark's rows, and what is asked about them.
 
     Args:
         benchmark: A card's, or one in code: that may say its size (``tseval.roles.Sized``).
         spec: The run.
         seats: Its judges by label.
+        stances: Its stance judges by label.
     """
     card, name = benchmark.card, benchmark.card.name
     if not isinstance(benchmark, PromptBenchmark | ReasoningBenchmark):
-        return _coded(benchmark, spec, seats)
+        return _coded(benchmark, spec, seats, stances)
     missing, gated, page = "", False, ""
     warnings: tuple[str, ...] = ()
     try:
@@ -82,7 +89,12 @@ def workload(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Wor
     )
 
 
-def _coded(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Workload:
+def _coded(
+    benchmark: Benchmark,
+    spec: RunSpec,
+    seats: dict[str, Seat],
+    stances: Mapping[str, StanceSeat],
+) -> Workload:
     """Ask a benchmark with a ``run`` of its own, if it can say."""
     name, limits = benchmark.card.name, _limits(spec, None)
     if not isinstance(benchmark, Sized):
@@ -91,13 +103,17 @@ def _coded(benchmark: Benchmark, spec: RunSpec, seats: dict[str, Seat]) -> Workl
         size = benchmark.size(spec)
     except (DataError, CapabilityMissing) as error:
         return Workload(name, None, None, limits, {}, (), error.message, page=error.hint)
+    judges = _calls(seats, size.judged) if size.judged else ()
+    if getattr(benchmark.card, "stances", False):
+        # One call a trace: every rollout of such a probe has one.
+        judges += _calls(stances, size.generations)
     return Workload(
         name=name,
         prompts=size.prompts,
         rollouts=size.generations,
         limits=_limits_of(size, limits),
         classes=size.independent,
-        judges=_calls(seats, size.judged) if size.judged else (),
+        judges=judges,
         others={name: count for name, kind in OTHERS.items() if (count := getattr(size, kind))},
     )
 
@@ -140,11 +156,11 @@ def _checks(benchmark: ReasoningBenchmark, rollouts: int) -> tuple[JudgeCalls, .
     return (JudgeCalls(judge=checker.name, calls=rollouts),)
 
 
-def _calls(seats: dict[str, Seat], texts: int) -> tuple[JudgeCalls, ...]:
+def _calls(seats: Mapping[str, Seat | StanceSeat], texts: int) -> tuple[JudgeCalls, ...]:
     """Say who judges so many texts; a panel asks its members and is no judge of its own."""
     calls = []
     for label, seat in seats.items():
-        if isinstance(seat.judge, Panel):
+        if isinstance(seat.judge, Panel | StancePanel):
             continue
         panels = tuple(name for name, other in seats.items() if label in other.members)
         model = f"{seat.spec.backend}/{seat.spec.name}".rstrip("/") if seat.spec else ""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.sessions import finish, registry
 from tseval import forecast
+from tseval.cards import ProbeCard
 from tseval.errors import ConfigError, DataError
 from tseval.evidence import _Watch
 from tseval.forecast import plan
@@ -248,6 +249,13 @@ class Sized(Coded):
         )
 
 
+class Stanced(Sized):
+    def __init__(self, name: str) -> None:
+        self.card = ProbeCard(
+            name=name, title="T", summary="s", metrics=("oscillation_rate",), stances=True
+        )
+
+
 class Lacking(Coded):
     def size(self, spec: RunSpec) -> BenchmarkSize:
         raise DataError("no rows anywhere", hint="look elsewhere")
@@ -259,6 +267,7 @@ class InCode:
         register(Coded("coded"))
         register(Sized("sized"))
         register(Lacking("lacking"))
+        register(Stanced("stanced"))
 
 
 def in_code(tmp_path: Path, *names: str) -> Plan:
@@ -291,6 +300,27 @@ def test_what_a_benchmark_in_code_asks_beside_rollouts_is_told_apart(tmp_path: P
     text = markdown_page(plan_page(found))
     assert "other calls" in text
     assert "21 continued, 35 scored, 14 read" in text
+
+
+def test_stance_judges_are_counted_by_the_traces_that_they_label(tmp_path: Path) -> None:
+    plugins = load_registry(extra=[InCode()])
+    asked = "stance-rubric@scripted/thinking"
+    wanted = spec(
+        benchmarks=("stanced",), stance_judges=(asked, f"stance-panel({asked},stance-rules)")
+    )
+    found = finish(plan(wanted, plugins, Quiet(), out=tmp_path / "none", pilot=0), 60)
+    calls = {one.judge: (one.calls, one.model) for one in found.judges}
+    assert calls.pop("refusal-rules") == (28, "")
+    # Each trace once, and a panel by its members.
+    assert sorted(calls.values()) == [(7, ""), (7, "scripted/thinking")]
+
+
+def test_several_probes_are_said_to_share_rollouts(tmp_path: Path) -> None:
+    both = planned(spec(benchmarks=("first_token", "valley"), scale="smoke"), tmp_path, pilot=0)
+    assert both.rollouts == 240
+    assert both.notes[-1].startswith("probes share rollouts")
+    alone = planned(spec(benchmarks=("valley", *QUICK), scale="smoke"), tmp_path, pilot=0)
+    assert not any("share rollouts" in note for note in alone.notes)
 
 
 def test_the_column_of_other_calls_is_there_only_where_there_are_some(tmp_path: Path) -> None:
