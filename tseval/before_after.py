@@ -115,7 +115,7 @@ def _compared(before: _Side, after: _Side, metrics: Mapping[str, object]) -> Cha
         if at in there
     ]
     alone = [title for (_, title) in {**there, **here} if (_, title) not in there.keys() & here]
-    notes = [f"in one of the runs only: {', '.join(alone)}"] if alone else []
+    notes = [f"in one of the runs only: {'; '.join(alone)}"] if alone else []
     if any(row.difference is not None and "independent" in row.difference.method for row in rows):
         notes.append(
             "differences marked 'independent' take the two runs as independent samples, though"
@@ -146,7 +146,7 @@ def _require_alike(before: _Side, after: _Side) -> None:
         shown = "; ".join(f"{name} ({', '.join(of)})" for name, of in sorted(fields.items()))
         raise NotComparable(
             f"{before.folder.path} and {after.folder.path} were measured differently: {shown}",
-            hint="run both with the same --scale, --protocol, judges and data",
+            hint="run both with the same --scale, --limit, --protocol, judges and data",
         )
 
 

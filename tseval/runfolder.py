@@ -179,7 +179,10 @@ class RunFolder:
         except FileNotFoundError:
             return []
         except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"cannot read {file}: {error}") from error
+            raise ConfigError(
+                f"cannot read {file}: {error}",
+                hint="remove it, and run the same `tseval run` command again: it is made anew",
+            ) from error
 
     def save(self) -> None:
         """Write ``run.json``."""

@@ -136,6 +136,17 @@ def test_a_row_of_one_run_only_is_named_and_not_compared(tmp_path: Path) -> None
     assert "benign · state A" in found.notes[0]
 
 
+def test_rows_of_one_run_only_are_told_apart_though_their_titles_hold_commas(
+    tmp_path: Path,
+) -> None:
+    found = between(
+        folder(tmp_path / "a", probe(0.9), flips(0.2)),
+        folder(tmp_path / "b", probe(0, numbers=(number(group="benign · state A"),))),
+    )
+    (title, *_) = found.notes[0].removeprefix("in one of the runs only: ").split("; ")
+    assert title == "Outcome readable before thinking, harmful · state A"
+
+
 # -- comparable or not
 
 

@@ -47,6 +47,26 @@ def test_show_prints_every_number_where_it_is_asked_to() -> None:
     assert "read with care" in result.stdout
 
 
+def test_a_run_that_lost_its_measurements_says_so() -> None:
+    Path("base/measurements.json").unlink()
+    result = tseval("show", "base", "--markdown")
+    assert result.exit_code == 0, result.output
+    assert "measurements.json is gone" in result.stdout
+    assert "measurements.json is gone" not in tseval("show", "tuned", "--markdown").stdout
+    assert tseval("report", "base").exit_code == 0
+    assert "measurements.json is gone" in Path("base/report.html").read_text()
+
+
+@pytest.mark.parametrize("command", [("show",), ("report",), ("export", "--format", "figures")])
+def test_broken_measurements_are_named_with_the_way_to_new_ones(command: tuple[str, ...]) -> None:
+    Path("base/measurements.json").write_text('{"broken')
+    result = tseval(*command, "base")
+    assert result.exit_code == 2
+    assert "error: cannot read base/measurements.json: " in result.stderr
+    assert "hint: remove it, and run the same `tseval run` command again" in result.stderr
+    assert not Path("base/report.html").exists()
+
+
 def test_json_has_the_page_beside_the_scorecards_own_fields() -> None:
     plain = json.loads(tseval("show", "base", "--json").stdout)
     assert {"scores", "protocols", "deliberation"} <= set(plain)

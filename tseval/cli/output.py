@@ -82,9 +82,16 @@ def write_page(folder: "RunFolder", to: Path | None = None, first: "Sequence[Par
 
 
 def incomplete(folder: "RunFolder") -> list[str]:
-    """Say that a run is not complete, if it is not."""
+    """Say that a run is not complete, or has lost a file, if that is so."""
     status = folder.manifest.status
-    return [] if status == "complete" else [f"this run is not complete (status: {status})"]
+    found = [] if status == "complete" else [f"this run is not complete (status: {status})"]
+    scorecard = folder.scorecard()
+    if any(map(scorecard.is_probed, scorecard.scores)) and not folder.measurements():
+        found.append(
+            "measurements.json is gone: what the probes found beside these scores is not shown;"
+            " the run's command makes it again"
+        )
+    return found
 
 
 def _facts(folder: "RunFolder") -> dict[str, str]:
