@@ -12,6 +12,8 @@ from tseval.requests import CompletionRequest
 Count = Annotated[int, Meta(ge=1)]
 # A text that is empty would be injected unseen.
 Words = Annotated[str, Meta(min_length=1, pattern=r"\S")]
+# Characters of a text that is shown among other defaults.
+_LONGEST = 40
 
 
 class Constants(Struct, frozen=True, kw_only=True):
@@ -61,8 +63,15 @@ class Constants(Struct, frozen=True, kw_only=True):
         except msgspec.ValidationError as error:
             raise ConfigError(
                 f"intervention {self.name!r}: {error}",
-                hint=f"defaults: {', '.join(f'{k}={v}' for k, v in self.options.items())}",
+                hint=f"defaults: {', '.join(map(_shown, self.options.items()))}",
             ) from None
+
+
+def _shown(option: tuple[str, str]) -> str:
+    """Write a default on one line; some are texts of several."""
+    name, value = option
+    line = " ".join(value.split())
+    return f"{name}={line}" if len(line) <= _LONGEST else f"{name}={line[:_LONGEST]}..."
 
 
 def leaves_alone(request: CompletionRequest) -> bool:
