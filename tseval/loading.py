@@ -86,7 +86,7 @@ class Models:
         """
         named = _keep_dtype(spec.model, manifest)
         backend = backend or self._registry.backends[named.backend].create(named)
-        await self._start_reader(spec, backend)
+        await self._start_reader(spec, manifest, backend)
         await self._make_room(backend)
         self.started["target"] = await self._model("target", backend, named, spec)
         self.scheduler.add("target", backend, resident=True)
@@ -101,7 +101,7 @@ class Models:
             self._let_read(self.started["reader"])
         manifest.subject = subject
 
-    async def _start_reader(self, spec: RunSpec, backend: Backend) -> None:
+    async def _start_reader(self, spec: RunSpec, manifest: Manifest, backend: Backend) -> None:
         """Start the same model on a backend that shows hidden states, if that is needed.
 
         Without it, benchmarks that need hidden states are skipped, and a remark says why.
@@ -115,7 +115,7 @@ class Models:
         reader = backends[name].reader if name in backends else None
         if reader is None:
             return
-        named = reader(spec.model)
+        named = _keep_dtype(reader(spec.model), manifest, "reader/dtype")
         other = self._registry.backends[named.backend].create(named)
         try:
             await self._make_room(other)
@@ -191,9 +191,9 @@ class Models:
         )
 
 
-def _keep_dtype(spec: ModelSpec, manifest: Manifest) -> ModelSpec:
+def _keep_dtype(spec: ModelSpec, manifest: Manifest, fact: str = "dtype") -> ModelSpec:
     """Resume in the precision that the run began with, unless told otherwise."""
-    dtypes = (leg.execution.get("dtype") for leg in manifest.legs)
+    dtypes = (leg.execution.get(fact) for leg in manifest.legs)
     kept = next((dtype for dtype in dtypes if dtype), None)
     if not kept or "dtype" in spec.options or "deterministic" in spec.options:
         return spec

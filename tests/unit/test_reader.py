@@ -34,6 +34,7 @@ class Probe:
             name="look", title="Look", summary="looks", metrics=("look",), needs=needs
         )
         self.found: dict[str, np.ndarray] = {}
+        self.read_by: list[ModelSpec] = []
 
     async def run(self, session: Session) -> list[Score]:
         session.require(*self.card.needs)
@@ -79,6 +80,11 @@ class Plugin:
         def named(spec: ModelSpec) -> ModelSpec:
             return msgspec.structs.replace(spec, backend="seeing")
 
+        def seeing(spec: ModelSpec) -> Backend:
+            self.probe.read_by.append(spec)
+            assert self.reader is not None
+            return self.reader
+
         register(
             BackendFactory(
                 name="blind",
@@ -94,7 +100,7 @@ class Plugin:
                     name="seeing",
                     summary="shows all",
                     capabilities=Capabilities(hidden_states=True),
-                    create=lambda spec: self.reader,
+                    create=seeing,
                 )
             )
 
@@ -163,6 +169,24 @@ def test_the_reader_takes_turns_with_the_target_and_reads_what_it_would(
     assert again.found.keys() == probe.found.keys()
 
 
+def test_the_reader_of_a_resumed_run_reads_in_the_precision_of_the_first(tmp_path: Path) -> None:
+    class Precise(ScriptedBackend):
+        dtype = "bfloat16"
+
+        async def start(self, report: Report) -> Subject:
+            subject = await super().start(report)
+            return msgspec.structs.replace(subject, execution={"dtype": self.dtype})
+
+    probe = Probe("hidden_states")
+    for dtype in ("bfloat16", "float32"):
+        target = ScriptedBackend(name="m", capabilities=BLIND)
+        reader = Precise(name="m")
+        # What it would take by itself: another device, another precision.
+        reader.dtype = dtype
+        go(tmp_path / "run", probe, target, reader)
+    assert [each.options.get("dtype") for each in probe.read_by] == [None, "bfloat16"]
+
+
 def test_another_model_is_no_reader_and_the_difference_is_named(
     tmp_path: Path, pair: Callable[..., tuple[Shared, Shared]]
 ) -> None:
@@ -178,7 +202,9 @@ def test_without_a_backend_that_reads_the_benchmark_is_skipped_with_the_reason(
     target = ScriptedBackend(name="m", capabilities=BLIND)
     outcome, remarks = go(tmp_path / "run", Probe("hidden_states"), target, None)
     assert outcome.exit_code == 5
-    assert outcome.scorecard.skipped == {"look": "backend 'scripted' lacks hidden_states"}
+    assert outcome.scorecard.skipped["look"].startswith(
+        "backend 'scripted' lacks hidden_states\nhint: "
+    )
     assert not any("hidden states" in remark for remark in remarks)
 
 
