@@ -241,7 +241,8 @@ async def _run_all(
         try:
             return await benchmark.run(session)
         except CapabilityMissing as error:
-            manifest.skipped[name] = error.message
+            # With what to do about it: this is all that a user learns of a benchmark left out.
+            manifest.skipped[name] = str(error)
         except Exception as error:
             for leaf in leaves(error):
                 if isinstance(leaf, ENDS_THE_RUN):
