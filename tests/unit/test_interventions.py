@@ -256,9 +256,10 @@ def _model(fmt: ThinkingFormat) -> Model:
     )
 
 
-def test_a_full_context_ends_a_continued_trace_as_it_does_without_intervention() -> None:
+# 128: full where a chunk of saferemind ends.
+@pytest.mark.parametrize("room", [128, 130])
+def test_a_full_context_ends_a_continued_trace_as_it_does_without_intervention(room: int) -> None:
     how = Continuation(prefix=(encode("y" * 50),), close=False, think_tokens=400)
-    room = 130
 
     class Small(ScriptedBackend):
         """As hf: stops where the context is full."""
@@ -266,7 +267,8 @@ def test_a_full_context_ends_a_continued_trace_as_it_does_without_intervention()
         async def complete(self, request: CompletionRequest) -> Completion:
             size = sum(len(encode(p) if isinstance(p, str) else p) for p in request.prefix)
             left = room - (size - 50)
-            assert left > 0, "asked for more than there is room for"
+            if left < 1:
+                raise RequestFailed("no room", kind="overlong")
             thinking = min(request.limits.thinking, left)
             limits = msgspec.structs.replace(request.limits, thinking=thinking, answer=0)
             return await super().complete(msgspec.structs.replace(request, limits=limits))

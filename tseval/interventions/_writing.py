@@ -95,7 +95,7 @@ class Writing:
             thinking=left if thinking is None else min(thinking, left),
             answer=answers if answer or not inside else 0,
         )
-        done = await self._inner(
+        done = await self._ask(
             structs.replace(
                 self.request,
                 prefix=self.pieces,
@@ -114,6 +114,15 @@ class Writing:
             self._prompt_tokens = done.prompt_tokens - len(self.ids)
         self._notes = tuple(dict.fromkeys((*self._notes, *done.notes)))
         return done
+
+    async def _ask(self, request: CompletionRequest) -> Completion:
+        """Have the model go on; where earlier draws filled the context, nothing more comes."""
+        try:
+            return await self._inner(request)
+        except RequestFailed as error:
+            if error.kind != "overlong" or self._draws < 2:
+                raise
+        return Completion(text="", ids=(), finish="length")
 
     def take(self, done: Completion, stop: Callable[[int], bool] | None = None) -> bool:
         """Take over what was drawn.
