@@ -47,7 +47,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     """What changed from one run to another, under one judge.
 
     Attributes:
-        before, after: Names of the two models.
+        before, after: Names of the two models, with what they were under.
         judge: Whose labels both rest on.
         changes: Rows, in the order of the page.
         notes: What a reader has to know.
@@ -121,15 +121,24 @@ def _compared(before: _Side, after: _Side, metrics: Mapping[str, object]) -> Cha
             "differences marked 'independent' take the two runs as independent samples, though"
             " both were asked the same prompts: as a rule their intervals are too wide"
         )
-    if before.card.subject == after.card.subject:
+    if _named(before) == _named(after):
         notes.append("both runs name the same model")
     return Changes(
-        before=before.card.subject,
-        after=after.card.subject,
+        before=_named(before),
+        after=_named(after),
         judge=after.card.judge,
         changes=tuple(rows),
         notes=tuple(notes),
     )
+
+
+def _named(side: _Side) -> str:
+    """Name a model with what it was under: as a rule that is what the comparison is about."""
+    spec = side.folder.manifest.spec
+    under = [spec.intervention] if spec.intervention else []
+    if prompt := side.scorecard.system_prompt_hash:
+        under.append(f"system prompt {prompt[:6]}")
+    return " under ".join(filter(None, (side.card.subject, " and ".join(under))))
 
 
 # -- comparable or not

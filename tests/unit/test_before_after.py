@@ -53,7 +53,10 @@ def folder(path: Path, *found: Measurement, budget: int = 96, **more: Any) -> Ru
             if n.headline
         ]
     spec = RunSpec(
-        model=ModelSpec(backend="scripted"), benchmarks=tuple(each.probe for each in found)
+        model=ModelSpec(backend="scripted"),
+        benchmarks=tuple(each.probe for each in found),
+        intervention=more.pop("intervention", ""),
+        system_prompt=more.pop("system_prompt", ""),
     )
     made = RunFolder(path, Manifest(spec=spec, spec_hash=spec.hash, status="complete"))
     made.save()
@@ -145,6 +148,17 @@ def test_rows_of_one_run_only_are_told_apart_though_their_titles_hold_commas(
     )
     (title, *_) = found.notes[0].removeprefix("in one of the runs only: ").split("; ")
     assert title == "Outcome readable before thinking, harmful · state A"
+
+
+def test_defences_that_leave_the_models_name_alone_are_named(tmp_path: Path) -> None:
+    plain = folder(tmp_path / "a", probe(0.9), name="demo")
+    guarded = folder(tmp_path / "b", probe(0.8), name="demo", intervention="safepath")
+    prompted = folder(tmp_path / "c", probe(0.8), name="demo", system_prompt_hash="0123456789ab")
+    found = between(plain, guarded)
+    assert (found.before, found.after) == ("demo", "demo under safepath")
+    assert "same model" not in " ".join(found.notes)
+    assert between(plain, prompted).after == "demo under system prompt 012345"
+    assert "both runs name the same model" in between(plain, plain).notes
 
 
 # -- comparable or not

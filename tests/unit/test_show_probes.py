@@ -47,6 +47,15 @@ def test_show_prints_every_number_where_it_is_asked_to() -> None:
     assert "read with care" in result.stdout
 
 
+def test_what_the_model_was_under_stands_beside_its_scores() -> None:
+    folder(Path("guarded"), probe(0.6), intervention="safepath", system_prompt="Be safe.")
+    said = tseval("show", "guarded", "--markdown").stdout
+    assert "- under the intervention safepath\n- under a system prompt of 8 characters" in said
+    assert "under" not in tseval("show", "tuned", "--markdown").stdout.split("Do the thinking")[0]
+    assert tseval("report", "guarded").exit_code == 0
+    assert "under the intervention safepath" in Path("guarded/report.html").read_text()
+
+
 def test_a_run_that_lost_its_measurements_says_so() -> None:
     Path("base/measurements.json").unlink()
     result = tseval("show", "base", "--markdown")

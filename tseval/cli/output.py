@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tseval.report.html import Part
     from tseval.report.judges import Page
     from tseval.runfolder import Manifest, RunFolder, Scorecard
+    from tseval.spec import RunSpec
 
 Form = Literal["json", "markdown", "table"]
 # Wide enough for every column where the output is no terminal, so that nothing is wrapped.
@@ -24,11 +25,19 @@ def console() -> Any:
 
 
 def remarks_of(manifest: "Manifest") -> list[str]:
-    """Say what belongs beside a run's scores: its warnings, and what it ran on."""
+    """Say what belongs beside a run's scores: what the model was under, warnings, engines."""
     executions = [leg.execution for leg in manifest.legs if leg.execution]
     keys = ("engine", "dtype", "device")
     ran = dict.fromkeys(", ".join(e[key] for key in keys if key in e) for e in executions)
-    return [*manifest.warnings, *(f"run on {each}" for each in ran if each)]
+    return [*_under(manifest.spec), *manifest.warnings, *(f"run on {each}" for each in ran if each)]
+
+
+def _under(spec: "RunSpec") -> list[str]:
+    """Say what the model's name does not: a defence is no part of it."""
+    found = [f"under the intervention {spec.intervention}"] if spec.intervention else []
+    if spec.system_prompt:
+        found.append(f"under a system prompt of {len(spec.system_prompt)} characters")
+    return found
 
 
 def print_scorecard(
