@@ -26,6 +26,7 @@ class Change(Struct, frozen=True, kw_only=True):
     Attributes:
         key, title, unit, higher_is_better, axis: As on the findings.
         before, after: Values; None where undefined.
+        n_before, n_after: Their denominators.
         undefined: Why there is no difference, or ''.
         difference: After less before, with its interval; ``method`` says whether it is paired.
         reading: A sentence, or ''.
@@ -38,6 +39,8 @@ class Change(Struct, frozen=True, kw_only=True):
     axis: str
     before: Estimate | None = None
     after: Estimate | None = None
+    n_before: int = 0
+    n_after: int = 0
     undefined: str = ""
     difference: Estimate | None = None
     reading: str = ""
@@ -199,6 +202,8 @@ def _change(there: Finding, here: Finding, paired: Estimate | None) -> Change:
         axis=here.axis,
         before=there.estimate,
         after=here.estimate,
+        n_before=there.n,
+        n_after=here.n,
         undefined="" if found is not None else "; ".join(w for w in why if not w.endswith(": ")),
         difference=found,
         reading=_reading(found, here.higher_is_better),

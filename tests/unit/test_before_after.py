@@ -278,6 +278,9 @@ def test_the_page_has_signs_units_and_a_slope_for_each_axis(tmp_path: Path) -> N
         folder(tmp_path / "b", probe(0.6), flips(0.5)),
     )
     text = markdown_page(changes_page(found))
+    n = [change.n_after for change in found.changes]
+    assert min(n) > 0
+    assert all(f"| {each} → {each} |" in " ".join(text.split()) for each in n)
     assert "| -0.300 " in text
     assert "+30.0 pp" in text
     assert "Better." in text

@@ -56,6 +56,14 @@ def test_what_the_model_was_under_stands_beside_its_scores() -> None:
     assert "under the intervention safepath" in Path("guarded/report.html").read_text()
 
 
+def test_a_page_that_cannot_be_written_leaves_nothing_behind() -> None:
+    Path("taken").mkdir()
+    result = tseval("show", "base", "--html", "taken")
+    assert result.exit_code == 1
+    assert "error: cannot write taken: " in result.stderr
+    assert not Path("taken.tmp").exists()
+
+
 def test_a_run_that_lost_its_measurements_says_so() -> None:
     Path("base/measurements.json").unlink()
     result = tseval("show", "base", "--markdown")

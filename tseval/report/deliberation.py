@@ -63,9 +63,9 @@ def _row(finding: "Finding") -> tuple[str, ...]:
 
 def changes_page(found: "Changes") -> Page:
     """Lay the change between two runs out."""
-    headings = ("finding", "before", "after", "difference", "95% CI", "by", "reading")
+    headings = ("finding", "before", "after", "n", "difference", "95% CI", "by", "reading")
     rows = [_changed(change) for change in found.changes]
-    right = frozenset({"before", "after", "difference", "95% CI"})
+    right = frozenset({"before", "after", "n", "difference", "95% CI"})
     names = f"{found.before} → {found.after}"
     notes = [f"before: {found.before}; after: {found.after}; labels by {found.judge}"]
     return Page(f"Before and after: {names}", [Section("", headings, list(rows), right)],
@@ -88,6 +88,7 @@ def _changed(change: "Change") -> tuple[str, ...]:
         f"{change.title} {values.arrow(change.higher_is_better)}",
         values.value(change.before.value if change.before else None, unit),
         values.value(change.after.value if change.after else None, unit),
+        f"{change.n_before} → {change.n_after}",
         values.difference(found, unit),
         interval or change.undefined,
         found.method if found is not None else "",

@@ -189,5 +189,9 @@ def _plotly() -> str:
 def write_whole(path: Path, page: str) -> None:
     """Write a page whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
