@@ -124,6 +124,7 @@ def test_an_undefined_side_gives_no_difference_and_says_which(tmp_path: Path) ->
     (change,) = found.changes
     assert (change.difference, change.after) == (None, None)
     assert change.undefined == "after: undefined: 4 refusals"
+    assert changes_page(found).sections[0].rows[0][-1] == change.undefined
     assert slopes(found) == []
 
 

@@ -90,9 +90,10 @@ def _changed(change: "Change") -> tuple[str, ...]:
         values.value(change.after.value if change.after else None, unit),
         f"{change.n_before} → {change.n_after}",
         values.difference(found, unit),
-        interval or change.undefined,
+        interval,
         found.method if found is not None else "",
-        change.reading,
+        # Not beside the limits, which are never wrapped: two reasons fill a terminal.
+        change.reading or change.undefined,
     )
 
 
