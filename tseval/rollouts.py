@@ -190,6 +190,7 @@ async def continue_trace(model: Model, plan: Plan, how: Continuation) -> Rollout
         ``closed_by`` is 'cut' where tseval closed the prefix.
 
     Raises:
+        RowSkipped: The prefix leaves too little of the context for an answer.
         RequestFailed: The backend failed, or the prefix leaves no room in the context.
     """
     start = opening(model.format, plan.thinking.mode)
@@ -199,11 +200,14 @@ async def continue_trace(model: Model, plan: Plan, how: Continuation) -> Rollout
     prefix = (replay_prefill(model.format, mode), *how.prefix)
     answer_limit = plan.sampling.answer_tokens
     if how.close:
-        limits = Limits(thinking=0, answer=answer_limit)
         done = await _answer(model, plan, start, prefix, answer_limit)
         parsed = parse_answer(start.format, done.text)
-        parsed = structs.replace(parsed, thought=True, trace="", trace_span=(0, 0))
-        return _rollout(model, plan, limits, done, parsed, closed_by="cut")
+        room = (model.backend.context_length or 1 << 30) - done.prompt_tokens
+        if room < min(LEAST_ROOM, answer_limit):
+            raise _no_room(done.prompt_tokens, room + done.prompt_tokens)
+        notes = parsed.notes + (("short-answer",) if room < answer_limit else ())
+        parsed = structs.replace(parsed, thought=True, trace="", trace_span=(0, 0), notes=notes)
+        return _rollout(model, plan, Limits(thinking=0, answer=answer_limit), done, parsed, "cut")
     limits = Limits(thinking=how.think_tokens, answer=0 if how.ban_closer else answer_limit)
     banned = (start.format.answer_mark, *start.format.end_marks) if how.ban_closer else ()
     done = await model.complete(

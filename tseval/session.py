@@ -186,7 +186,7 @@ class Session(Ledger):
 
         Raises:
             CapabilityMissing: The backend cannot continue a prefix.
-            RequestFailed, BackendUnavailable: As for :meth:`generate`.
+            RequestFailed, RowSkipped, BackendUnavailable: As for :meth:`generate`.
         """
         made = self._models[model]
         made.require("prefix")

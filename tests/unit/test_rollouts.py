@@ -551,6 +551,23 @@ def test_a_prefix_of_a_trace_is_closed_and_answered(name: str, as_text: bool) ->
     assert (rollout.thought, rollout.trace_ids, rollout.budget) == (True, (), 0)
 
 
+@pytest.mark.parametrize(
+    ("answer", "room"), [(50, 50), (50, 49), (400, 400), (400, 256), (400, 255)]
+)
+def test_an_answer_behind_a_cut_that_the_context_would_cut_short_is_skipped_or_noted(
+    answer: int, room: int
+) -> None:
+    before = 100 + len(encode(f"<think>{TRACE}{TAGS.closer}"))
+    how = Continuation(prefix=(TRACE,))
+    more = {"answer_tokens": answer, "context_length": before + room}
+    if room < min(answer, 256):
+        with pytest.raises(RowSkipped, match=f"takes {before} of {before + room} tokens"):
+            play(TAGS, ["A"], how=how, **more)
+        return
+    made = play(TAGS, ["A"], how=how, **more).rollout
+    assert (made.answer, made.notes) == ("A", () if room == answer else ("short-answer",))
+
+
 def test_a_second_trace_behind_a_cut_is_neither_trace_nor_answer() -> None:
     played = play(TAGS, ["<think>more</think>A"], how=Continuation(prefix=(TRACE,)))
     assert (played.rollout.trace, played.rollout.answer) == ("", "A")
