@@ -100,6 +100,14 @@ def test_its_rates_are_those_of_its_decisions_at_every_cut(made: Made) -> None:
     assert total * PROMPTS / 2 == pytest.approx(sum(map(refuses, made.asked)))
 
 
+def test_many_answers_of_a_few_prompts_make_no_rate(tmp_path: Path) -> None:
+    few = run(tmp_path, first_token_decider, limit=4)
+    number = few.number("prefix_orr", "benign · 100%")
+    assert number.n >= 10
+    assert (number.estimate, number.undefined) == (None, "undefined: 4 prompts")
+    assert few.number("prefix_orr_change", "benign").estimate is None
+
+
 def test_a_model_that_turns_at_sixty_percent_is_settled_there_and_not_before(made: Made) -> None:
     late = made.late
     # 160 coins before 60%: four standard deviations are 0.158.

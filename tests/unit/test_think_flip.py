@@ -277,3 +277,12 @@ def test_its_size_is_what_it_asks() -> None:
     size = probe.size(RunSpec(model=SPEC_MODEL, benchmarks=(), scale="test", limit=10))
     assert (size.prompts, size.generations, size.judged) == (20, 160, 160)
     assert size.independent == {"harmful": 10, "benign": 10}
+
+
+def test_many_rollouts_of_a_few_prompts_make_no_number(tmp_path: Path) -> None:
+    found = run(tmp_path, coin, limit=8).found
+    over_prompts = [number for number in found.numbers if number.group == "harmful"]
+    assert len(over_prompts) > 5
+    assert [number.metric for number in over_prompts if number.estimate is not None] == []
+    (change,) = (n for n in over_prompts if n.metric == "refusal_change")
+    assert change.undefined == "undefined: 8 prompts"

@@ -16,7 +16,7 @@ from .commitment import (
 )
 from .continuations import Cell, Continuations, Counts, CutPool, cells, curve, gap
 from .resampling import Resampled, bootstrap_estimate, resample_means, resample_ratios
-from .setup import LEAST_OF_A_CLASS
+from .setup import undefined
 
 _TITLES = {
     "settled": "Chance that an answer behind a prefix is that behind the whole trace",
@@ -230,18 +230,19 @@ def _rates(pool: CutPool, metric: str, hits: _Hits) -> tuple[list[Number], Curve
     cuts, done = pool.done.cuts, pool.done
     found = resample_ratios(hits.counted, hits.whole, pool.clusters, draws=pool.draws, rng=pool.rng)
     answers = hits.whole.sum(axis=0)
-    shown = [
-        bootstrap_estimate(found, column) if n >= LEAST_OF_A_CLASS else None
-        for column, n in enumerate(answers)
+    # Answers of a few prompts say little, however many they are.
+    few = [
+        undefined({"answers": int(n), "prompts": int(prompts)})
+        for n, prompts in zip(answers, found.prompts, strict=True)
     ]
+    shown = [None if why else bootstrap_estimate(found, column) for column, why in enumerate(few)]
 
     def number(name: str, group: str, columns: list[int], **more: object) -> Number:
-        fewest = min(int(answers[column]) for column in columns)
         places = [place for column in columns for place in done.places(cuts[column])]
         return Number(
             metric=name,
             group=f"{pool.name}{group}",
-            undefined=f"undefined: {fewest} answers" if fewest < LEAST_OF_A_CLASS else "",
+            undefined=next((few[column] for column in columns if few[column]), ""),
             n=sum(int(answers[column]) for column in columns),
             n_prompts=min(int(found.prompts[column]) for column in columns),
             excluded=done.lost_at(places, pool.mask),

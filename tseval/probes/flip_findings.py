@@ -162,8 +162,9 @@ class _Pool:
         self.unlabelled = {"no labels": int((~known).sum())} if not known.all() else {}
 
     def number(self, metric: str, shown: Estimate | None, **more: Any) -> Number:
-        """Make a number; undefined with fewer than ten refusals or compliances."""
-        reason = undefined(self.counts)
+        """Make a number; undefined with fewer than ten refusals, compliances or prompts."""
+        few = {} if more.get("n_prompts") is None else {"prompts": more["n_prompts"]}
+        reason = undefined(self.counts) or undefined(few)
         if not reason and shown is None:
             reason = more.pop("why", "undefined: too few prompts with labels")
         more.pop("why", None)
