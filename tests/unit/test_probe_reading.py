@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -209,6 +210,24 @@ def test_a_trace_that_no_opener_stands_before_is_replayed_without_one() -> None:
     assert replay_prefix(model, opened, Thinking()) == ("<think>", ids)
     assert replay_prefix(model, opened, Thinking(), 1) == ("<think>", (0,))
     assert replay_prefix(model, opened, Thinking(), 0) == ("<think>",)
+
+
+def test_state_b_is_drawn_by_the_model_and_not_written_by_an_intervention() -> None:
+    model = fake(templates.HYBRID, ["Safety", " first.", " ", "Hm"])
+    made = Rollout(
+        key="0",
+        trace="Safety first. Hm",
+        trace_ids=(0, 1, 2, 3),
+        thought=True,
+        notes=("injected:1", "injected-at:0-2"),
+    )
+    places = state_places(model, TURN, made, Thinking())
+    assert places.token == 3
+    assert places.prefix == ("<think>", (0, 1, 2, 3))
+    later = msgspec.structs.replace(made, notes=("injected-at:2-3",))
+    assert state_places(model, TURN, later, Thinking()).token == 0
+    whole = msgspec.structs.replace(made, notes=("injected-at:0-4",))
+    assert state_places(model, TURN, whole, Thinking()).lost == "no-trace"
 
 
 def test_a_trace_opened_behind_other_text_has_no_state_b() -> None:

@@ -7,8 +7,9 @@ A sequence is the rendered prompt, an opener, and the trace:
 
 *State A* is the last token before any opener, with nothing decoded. *State A'* is the last token
 before the trace: the opener's last, whoever wrote it (the template, tseval, or the model). *State
-B* is the first token of the trace whose text is not blank: it holds one sampled token. One pass
-over prompt, opener and trace gives all three.
+B* is the first token that the model draws of the trace and whose text is not blank: it holds one
+sampled token. (What an intervention wrote before it is read with it, and is not it.) One pass over
+prompt, opener and trace gives all three.
 
 Positions are counted from the end, since that needs no look at the rendered prompt, but where the
 chat template wrote the opener itself.
@@ -35,6 +36,8 @@ STATES = ("A", "A'", "B")
 # Remarks of the parser on traces that no opener of the family stands before ...
 _UNOPENED = frozenset({"opener-missing", "headless"})
 # ... and on those that something else stands before, which the rollout does not keep.
+# What the rollouts of an intervention say of themselves (``tseval.rollouts``).
+_INJECTED = "injected-at:"
 _UNKNOWN_START = frozenset({"late-opener"})
 
 
@@ -165,13 +168,23 @@ def _opener(fmt: ThinkingFormat, rollout: Rollout, thinking: Thinking) -> str:
 
 
 def _first_thought(model: Model, rollout: Rollout) -> int | None:
-    """Index of the first token of a trace that is more than blank space."""
+    """Index of the first token that the model drew of a trace and that is more than blank."""
     ids = rollout.trace_ids or ()
     if not rollout.thought or not rollout.trace:
         return None
+    # What an intervention wrote at the start is the same behind every prompt.
+    start = next((stop for first, stop in _injected(rollout) if first == 0), 0)
     # A character may take several tokens, the first of which decode to nothing sensible: they
     # are no blank space either way.
-    return next((n for n in range(len(ids)) if model.backend.decode(ids[: n + 1]).strip()), None)
+    drawn = range(start, len(ids))
+    return next((n for n in drawn if model.backend.decode(ids[start : n + 1]).strip()), None)
+
+
+def _injected(rollout: Rollout) -> list[tuple[int, int]]:
+    """Ranges [start, stop) of the trace's ids that an intervention wrote."""
+    (told,) = [note for note in rollout.notes if note.startswith(_INJECTED)] or [""]
+    ranges = filter(None, told.removeprefix(_INJECTED).split(","))
+    return [(int(start), int(stop)) for start, _, stop in (each.partition("-") for each in ranges)]
 
 
 def _length(model: Model, text: str) -> int:
