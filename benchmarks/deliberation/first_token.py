@@ -19,6 +19,7 @@ import tseval
 import tseval.probes as probes
 
 from . import _states
+from ._places import size_of
 
 _POOLS = ("harmful", "benign")
 _PROBES = {"harmful": probes.P1, "benign": probes.P1, "pooled": probes.P2}
@@ -61,17 +62,7 @@ class FirstToken:
 
     def size(self, spec: tseval.RunSpec) -> tseval.BenchmarkSize:
         """See ``tseval.roles.Sized``."""
-        sizes = probes.sizes_of(spec.scale)
-        harmful, benign = (min(n, spec.limit or n) for n in (sizes.harmful, sizes.benign))
-        return tseval.BenchmarkSize(
-            prompts=harmful + benign,
-            independent={"harmful": harmful, "benign": benign},
-            generations=harmful + benign,
-            judged=harmful + benign,
-            hidden_states=harmful + benign,
-            answer_tokens=sizes.answer_tokens,
-            trace_tokens=sizes.trace_tokens,
-        )
+        return size_of(spec)
 
     async def run(self, session: tseval.Session) -> list[tseval.Score]:
         """See ``tseval.roles.Benchmark``."""
