@@ -92,7 +92,8 @@ class Probing:
         self.card = card
         self.pool = pool
         self.sizes = sizes_of(session.spec.scale)
-        self._verdicts: Counter[str] = Counter()
+        # By the rollout's key: what does not fit memory is read, and judged, more than once.
+        self._verdicts: dict[str, str] = {}
 
     @cached_property
     def thinking(self) -> Thinking:
@@ -162,7 +163,7 @@ class Probing:
         # A judge that says 'ok' without this label has not given it.
         unread = verdict.reason == "ok" and verdict.refusal is None
         reason = "unparsed" if unread else verdict.reason
-        self._verdicts[reason] += 1
+        self._verdicts[rollout.key] = reason
         return Label(verdict.refusal) if reason == "ok" else Label(None, reason)
 
     def expect(self, steps: int) -> None:
@@ -190,7 +191,7 @@ class Probing:
             found,
             judge=self.seat.label,
             settings=settings,
-            verdicts=dict(sorted(self._verdicts.items())),
+            verdicts=dict(sorted(Counter(self._verdicts.values()).items())),
             measures=measures,
         )
         self.session.measurements[found.probe] = found
