@@ -1,8 +1,9 @@
 """Run benchmarks concurrently in one session, and write the run."""
 
 import asyncio
+import contextlib
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 
@@ -99,6 +100,38 @@ async def run(
             nothing that was computed is lost.
     """
     benchmarks = [registry.benchmarks[name] for name in spec.benchmarks]
+    opened = open_session(
+        spec, registry, display, out=out, fresh=fresh, backend=backend, on_folder=on_folder
+    )
+    async with opened as (session, folder):
+        return await _measure(session, benchmarks, folder, display)
+
+
+@contextlib.asynccontextmanager
+async def open_session(
+    spec: RunSpec,
+    registry: Registry,
+    display: Display,
+    *,
+    out: Path | None = None,
+    fresh: bool = False,
+    backend: Backend | None = None,
+    on_folder: Callable[[RunFolder], None] | None = None,
+) -> AsyncIterator[tuple[Session, RunFolder]]:
+    """Open a run's folder, start its models, and yield a session on them.
+
+    The manifest says how it ended: the body may set its status, and one that sets none leaves a
+    complete run. Progress is not watched: see ``tseval.legs.watched``.
+
+    Arguments are those of :func:`run`; the benchmarks of ``spec`` are names only here, and need
+    not be registered.
+
+    Yields:
+        The session, and the run's folder.
+
+    Raises:
+        TsevalError: As :func:`run`.
+    """
     # An unknown name is said before a model is loaded.
     stances_of(spec, registry, seat_judges(spec.judges, registry, spec.judge_options))
     for data in spec.data_dirs:
@@ -118,14 +151,15 @@ async def run(
             work.session = await _start(spec, registry, work, backend)
             for remark in work.models.remarks:
                 display.remark(remark)
-            outcome = await _measure(work.session, benchmarks, folder, display)
+            yield work.session, folder
         except (asyncio.CancelledError, KeyboardInterrupt):
             manifest.status = "interrupted"
             raise
         except BaseException:
             manifest.status = "failed"
             raise
-    return outcome
+        if manifest.status == "running":
+            manifest.status = "complete"
 
 
 async def _start(spec: RunSpec, registry: Registry, work: Work, backend: Backend | None) -> Session:
