@@ -11,6 +11,7 @@ TsevalError                     1  something failed
 |   +-- RowSkipped              -  a row that the model's context has no room for: counted
 +-- CapabilityMissing           5  the backend cannot do what a benchmark needs
 +-- JournalError                1  the run's record cannot be read or written
++-- TrainingError               1  a training that cannot go on: nothing to learn from, no memory
 +-- StatisticsError             1  a statistic is undefined for the data given
 +-- NotComparable               4  two numbers that do not share a protocol
 """
@@ -128,6 +129,10 @@ class CapabilityMissing(TsevalError):
 
 class JournalError(TsevalError):
     """A run's record that cannot be read, written or locked."""
+
+
+class TrainingError(TsevalError):
+    """A training that cannot begin or go on; what was gathered and the checkpoints are kept."""
 
 
 class StatisticsError(TsevalError):

@@ -72,7 +72,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "judges": ("judge", _judge_or_panel),
     "stance_judges": ("stance-judge", _named("stance-judge", "label", "validated", *_CARD_MEMBERS)),
     "backends": ("backend", _instance("backend", BackendFactory)),
-    "trainers": ("trainer", _named("trainer", "train")),
+    "trainers": ("trainer", _named("trainer", "card.summary", "card.takes", "gather", "fit")),
     "interventions": ("intervention", _named("intervention", "complete", "identity")),
     "formats": ("format", _instance("format", FormatFamily)),
     "metrics": ("metric", _instance("metric", MetricSpec, MeasureSpec)),

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .cards import BenchmarkCard
     from .session import Session
     from .spec import RunSpec
+    from .train.job import Job
+    from .train.records import Fitted, Gathered
 
 
 class Backend(Protocol):
@@ -365,14 +367,48 @@ class MetricSpec(Struct, frozen=True, kw_only=True):
     summary: str = ""
 
 
-class Trainer(Protocol):
-    """Turns a model into a better one; what ``register_trainers`` takes."""
+class TrainerCard(Struct, frozen=True, kw_only=True):
+    """What a trainer is.
+
+    Attributes:
+        name: Registered name; the word behind ``tseval train``.
+        summary, paper: For ``tseval ls trainers`` and the docs.
+        takes: What it learns from: prompts of a kind, or a 'teacher' file of finished answers.
+        judges: Whether it filters by judges, or is rewarded by them.
+        options: Names and meanings of its ``-T`` options.
+        version: Changes whenever its result could.
+    """
 
     name: str
     summary: str
+    takes: tuple[Literal["harmful", "benign", "teacher"], ...]
+    judges: bool = True
+    paper: str = ""
+    options: dict[str, str] = {}
+    version: str = "1"
 
-    def train(self, model: ModelSpec, out: Path, options: dict[str, Any]) -> Path:
-        """Train and return the folder that holds the adapter or the weights."""
+
+class Trainer(Protocol):
+    """Turns a model into a better one; what ``register_trainers`` takes.
+
+    Attributes:
+        card: Describes it.
+    """
+
+    card: TrainerCard
+
+    async def gather(self, session: Session, job: Job) -> Gathered:
+        """Make what is trained on, asking models and judges through the session only.
+
+        Raises TrainingError where nothing is left to train on.
+        """
+        ...
+
+    def fit(self, gathered: Gathered, job: Job) -> Fitted:
+        """Fit an adapter; no model of the session is loaded any more. Goes on from a checkpoint.
+
+        Raises TrainingError.
+        """
         ...
 
 

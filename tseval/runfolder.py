@@ -186,11 +186,11 @@ class RunFolder:
 
     def save(self) -> None:
         """Write ``run.json``."""
-        _replace(self.path / "run.json", msgspec.json.encode(self.manifest))
+        write_whole(self.path / "run.json", msgspec.json.encode(self.manifest))
 
     def save_scores(self, scorecard: Scorecard) -> None:
         """Write ``scores.json`` with sorted keys, so that equal runs give equal bytes."""
-        _replace(self.path / "scores.json", canonical_json(scorecard))
+        write_whole(self.path / "scores.json", canonical_json(scorecard))
 
     def save_measurements(self, found: Iterable[Measurement]) -> None:
         """Put what probes found among what they found before, by probe and judge."""
@@ -200,11 +200,11 @@ class RunFolder:
         every = {(each.probe, each.judge): each for each in self.measurements()} | new
         order = self.manifest.spec.benchmarks
         listed = sorted(every.values(), key=lambda each: order.index(each.probe))
-        _replace(self.path / "measurements.json", canonical_json(listed))
+        write_whole(self.path / "measurements.json", canonical_json(listed))
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a JSON file, indented, whole or not at all; raises JournalError."""
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:

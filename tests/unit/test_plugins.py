@@ -369,7 +369,11 @@ class Whole:
             ),
             "a backend needs a name without spaces and ',;@()', got 'my backend'",
         ),
-        ("trainers", SimpleNamespace(name="mine"), "trainer 'mine' lacks train"),
+        (
+            "trainers",
+            SimpleNamespace(name="mine", gather=None, fit=None),
+            "trainer 'mine' lacks card.summary, card.takes",
+        ),
         (
             "interventions",
             SimpleNamespace(name="mine", identity={}),
@@ -394,7 +398,12 @@ def test_an_object_that_does_not_play_its_role_is_refused(kind: str, value: Any,
         ("judges", judge()),
         ("benchmarks", benchmark()),
         ("suites", Suite(name="mine", title="x", summary="x", benchmarks=("a",))),
-        ("trainers", SimpleNamespace(name="mine", train=None)),
+        (
+            "trainers",
+            SimpleNamespace(
+                card=SimpleNamespace(name="mine", summary="", takes=()), gather=None, fit=None
+            ),
+        ),
         ("interventions", SimpleNamespace(name="mine", complete=None, identity={})),
         ("exporters", SimpleNamespace(name="mine", export=None)),
         ("leaderboards", Path("mine")),

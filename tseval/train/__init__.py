@@ -1,0 +1,1 @@
+"""ThinkSafe, and the trainers that it is compared with."""
