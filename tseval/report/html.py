@@ -63,6 +63,18 @@ def report_html(
     parts = [*first, _scores(scorecard, remarks), *_measured(measurements)]
     if scorecard.protocols:
         parts.append(_protocols(scorecard))
+    known = {**(facts or {}), "protocol": scorecard.preset, "seed": str(scorecard.seed)}
+    return page_html(scorecard.subject.name, parts, known)
+
+
+def page_html(subject: str, parts: Sequence[Part], facts: dict[str, str]) -> str:
+    """Make a page of parts.
+
+    Args:
+        subject: The model that it is about.
+        parts: In order.
+        facts: What is said at the page's head, by name.
+    """
     # Names of plots are made of names of curves: two that differ in a sign may come out alike.
     drawn = [
         figure(plot._replace(name=f"plot-{number}-{plot.name}"))
@@ -75,9 +87,9 @@ def report_html(
     scripts = [_plotly(), _text("report.js")] if drawn else []
     template = _environment().get_template("report.html")
     return template.render(
-        title=f"tseval: {scorecard.subject.name}",
-        subject=scorecard.subject.name,
-        facts={**(facts or {}), "protocol": scorecard.preset, "seed": str(scorecard.seed)},
+        title=f"tseval: {subject}",
+        subject=subject,
+        facts=facts,
         parts=shown,
         figures=drawn,
         policy=_policy(scripts),

@@ -1,6 +1,6 @@
 """A training at work: its folder, and what its trainer is handed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,6 +162,8 @@ class Job:
         display: Shows progress.
         look: Looks at the model after a step, where a panel is wanted.
         look_steps: Optimiser steps between looks.
+        evaluated: Prompts that the panel asks: neither they nor what nearly equals one of them
+            may be trained on.
     """
 
     def __init__(
@@ -172,12 +174,14 @@ class Job:
         *,
         look: Look | None = None,
         look_steps: int | None = None,
+        evaluated: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.registry = registry
         self.display = display
         self.look = look
         self.look_steps = look_steps
+        self.evaluated = tuple(evaluated)
 
     @property
     def recipe(self) -> Recipe:
