@@ -1,7 +1,5 @@
-"""How long a model's rollouts are and how fast they come: seen in a pilot, or in an earlier run."""
+"""How long a model's rollouts are and how fast they come, as seen in an earlier run."""
 
-import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -9,25 +7,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import msgspec
-
 from .errors import ConfigError
 from .journal import Journal
-from .legs import Display
-from .pace import SPEED_SPREAD, Moment, Pace, Range, faster, pilot_pace
-from .planning import CALLS_SPREAD, Length, Limits, Source, call_seconds, length_under
-from .plugins import Registry
+from .pace import SPEED_SPREAD, Pace, Range, faster
+from .planning import Length, Limits, Source, call_seconds, length_under
 from .readback import Row, stored_rows
-from .roles import Backend
 from .runfolder import DEFAULT_ROOT, Leg, RunFolder, versions
-from .runner import run
-from .session import Session
 from .spec import RunSpec
 from .workload import CLASSES, Workload
 
 Lengths = dict[str, dict[str, list[Length]]]
 # What the session calls the kinds of ``BenchmarkPlan.others``.
-_COUNTED = {"continued": "extension", "scored": "loglikelihood", "read": "hidden"}
+COUNTED = {"continued": "extension", "scored": "loglikelihood", "read": "hidden"}
 
 
 class Evidence(NamedTuple):
@@ -44,6 +35,7 @@ class Evidence(NamedTuple):
         token_bytes: Of journal and arrays, a new token; None if unknown.
         seconds: What looking took, for a pilot.
         folder: Of the earlier run.
+        context: Tokens that prompt and rollout share; None if unknown.
         notes: What has to be said.
     """
 
@@ -57,85 +49,8 @@ class Evidence(NamedTuple):
     fixed_seconds: float = 0.0
     seconds: float | None = None
     folder: str = ""
+    context: int | None = None
     notes: tuple[str, ...] = ()
-
-
-class _Watch:
-    """A display that also keeps how far the pilot was when."""
-
-    def __init__(self, shown: Display) -> None:
-        self._shown = shown
-        self.began: float | None = None
-        self.moments: list[Moment] = []
-        self.wanted = 1
-
-    def phase(self, phrase: str, share: float | None) -> None:
-        self._shown.phase(phrase, share)
-
-    def remark(self, message: str) -> None:
-        self._shown.remark(message)
-
-    def tick(self, session: Session) -> None:
-        now = time.monotonic()
-        if self.began is None:
-            self.began = now
-        self.wanted = session.target.backend.max_outstanding
-        self.moments.append(
-            Moment(
-                seconds=now - self.began,
-                tokens=session.counts["tokens"] + session.tokens_under_way,
-                finished=session.done.total(),
-            )
-        )
-        self._shown.tick(session)
-
-
-async def run_pilot(
-    spec: RunSpec,
-    registry: Registry,
-    display: Display,
-    works: list[Workload],
-    there: tuple[str, ...],
-    rows: int,
-    backend: Backend | None,
-) -> Evidence:
-    """Run a few rows of every benchmark, judges and all, in a folder that is thrown away."""
-    small = msgspec.structs.replace(
-        spec, benchmarks=there, suites=(), limit=min(rows, spec.limit or rows), rollouts=1
-    )
-    watch, started = _Watch(display), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tseval-plan-") as folder:
-        outcome = await run(small, registry, watch, out=Path(folder) / "pilot", backend=backend)
-        leg = outcome.folder.manifest.legs[-1]
-        lengths, classes, thinks = _lengths(outcome.folder, spec, works)
-        tokens = sum(each.low for group in classes.values() for p in group.values() for each in p)
-        size = _size(outcome.folder)
-    failed = {**outcome.scorecard.failed, **outcome.scorecard.skipped}
-    made = leg.counts.get("generation.made", 0)
-    rollouts = sum(work.rollouts or 0 for work in works)
-    loading = (watch.began or time.monotonic()) - started
-    calls = calls_of(leg.counts, works, small.limit, watch.wanted)
-    pace = pilot_pace(watch.moments, made, loading, leg.swap_seconds, min(rollouts, watch.wanted))
-    if pace is not None:
-        # What the pilot's other calls took is no tail that every run has once.
-        spent = sum(
-            leg.counts[f"{_COUNTED[kind]}.made"] * each.high / CALLS_SPREAD
-            for kind, each in calls.items()
-        )
-        fixed = max(min(loading, pace.fixed_seconds), pace.fixed_seconds - spent)
-        pace = msgspec.structs.replace(pace, fixed_seconds=fixed)
-    return Evidence(
-        source="pilot",
-        lengths=lengths,
-        classes=classes,
-        thinks=thinks,
-        pace=pace,
-        token_bytes=size / tokens if tokens else None,
-        calls=calls,
-        fixed_seconds=loading,
-        seconds=time.monotonic() - started,
-        notes=tuple(f"pilot: {name}: {why}" for name, why in failed.items()),
-    )
 
 
 def calls_of(
@@ -150,7 +65,7 @@ def calls_of(
         wanted: Requests that are worth having under way.
     """
     found = {}
-    for kind, counted in _COUNTED.items():
+    for kind, counted in COUNTED.items():
         prompts = [work.prompts or 0 for work in works if kind in work.others]
         seen = sum(min(each, limit or each) for each in prompts)
         # As many rows as the session keeps under way.
@@ -217,10 +132,10 @@ def _another_model(theirs: RunSpec, ours: RunSpec) -> str:
 
 
 def _read(folder: RunFolder, spec: RunSpec, works: list[Workload], wanted: int) -> Evidence:
-    lengths, classes, thinks = _lengths(folder, spec, works)
+    lengths, classes, thinks = lengths_of(folder, spec, works)
     manifest = folder.manifest
     tokens = sum(leg.counts.get("tokens", 0) for leg in manifest.legs)
-    size = _size(folder)
+    size = size_of(folder)
     notes = []
     pace = None
     if manifest.versions.get("platform") != versions()["platform"]:
@@ -275,7 +190,7 @@ def _calls_there(folder: RunFolder, works: list[Workload], wanted: int) -> dict[
     if manifest.versions.get("platform") != versions()["platform"]:
         return {}
     found: dict[str, Range] = {}
-    for kind, counted in _COUNTED.items():
+    for kind, counted in COUNTED.items():
         leg = max(manifest.legs, key=lambda leg: leg.counts.get(f"{counted}.made", 0), default=None)
         if leg is not None:
             calls = calls_of(leg.counts, works, manifest.spec.limit, wanted)
@@ -300,13 +215,13 @@ def _working(folder: RunFolder, leg: Leg) -> float:
     return min(leg.seconds, max(max(times) - min(times) + before, 1e-3))
 
 
-def _size(folder: RunFolder) -> int:
+def size_of(folder: RunFolder) -> int:
     """Bytes of a run's journal and arrays; its other files do not grow with it."""
     parts = (folder.journal, folder.path / "arrays")
     return sum(f.stat().st_size for part in parts for f in part.rglob("*") if f.is_file())
 
 
-def _lengths(
+def lengths_of(
     folder: RunFolder, spec: RunSpec, works: list[Workload]
 ) -> tuple[Lengths, Lengths, bool]:
     """Read how long a run's rollouts are under this run's limits: by benchmark, and by class."""

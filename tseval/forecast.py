@@ -9,10 +9,11 @@ from typing import NamedTuple
 import msgspec
 
 from .cards import ProbeCard
-from .evidence import Evidence, earlier_run, run_pilot
+from .evidence import Evidence, earlier_run
 from .judging import seat_judges
 from .legs import Display
 from .pace import Range, duration, faster
+from .pilot import PILOT_SECONDS, run_pilot
 from .planning import (
     BenchmarkPlan,
     Length,
@@ -52,6 +53,7 @@ async def plan(
     *,
     out: Path | None = None,
     pilot: int | None = None,
+    pilot_seconds: float = PILOT_SECONDS,
     earlier: Path | None = None,
     backend: Backend | None = None,
 ) -> Plan:
@@ -65,6 +67,7 @@ async def plan(
         pilot: Rows a benchmark of a pilot; 0 runs no model. None looks for an earlier run of the
             same model first, and runs a pilot if there is none: of ``PILOT_ROWS`` on a CPU, and of
             up to ``MOST_PILOT_ROWS`` elsewhere, to keep as many rollouts under way as the run will.
+        pilot_seconds: When a pilot is cut, from its first request on; 0: when it has ended.
         earlier: An earlier run's folder, to take lengths and speed from.
         backend: For the pilot, instead of the one that ``spec.model`` names.
 
@@ -86,7 +89,7 @@ async def plan(
     there = tuple(work.name for work in works if not work.missing)
     if found is None and pilot != 0 and there:
         rows = pilot or _pilot_rows(waiting, rollouts, len(there))
-        found = await run_pilot(spec, registry, display, works, there, rows, backend)
+        found = await run_pilot(spec, registry, display, works, there, rows, waiting, pilot_seconds)
     made = _together(spec, works, found, out)
     if sum(isinstance(each.card, ProbeCard) for each in names) > 1:
         made = msgspec.structs.replace(made, notes=(*made.notes, _SHARED))
@@ -160,8 +163,10 @@ def _seconds(parts: list[_Part], found: Evidence | None, *, fixed: bool) -> Rang
         elif count:
             return None
     if fixed:
-        seconds = found.fixed_seconds if found.pace is None else found.pace.fixed_seconds
-        spent.append(Range(value=seconds, low=seconds, high=seconds))
+        pace = found.pace
+        seconds = found.fixed_seconds if pace is None else pace.fixed_seconds
+        tail = 0.0 if pace is None else pace.tail_seconds
+        spent.append(Range(value=None if tail else seconds, low=seconds, high=seconds + tail))
     return added(spent)
 
 
@@ -183,14 +188,16 @@ def _part(work: Workload, spec: RunSpec, found: Evidence | None) -> _Part:
         continued = bounded(work.others["continued"], work.limits.total)
     tokens = rolled if rolled is None or continued is None else added([rolled, continued])
     seen = [each for group in lengths for each in group]
+    ended = [each for each in seen if not each.cut]
     made = BenchmarkPlan(
         benchmark=work.name,
         prompts=work.prompts,
         rollouts=work.rollouts,
         others=dict(work.others),
         tokens=tokens,
-        truncated_share=sum(x.truncated for x in seen) / len(seen) if seen else None,
+        truncated_share=sum(x.truncated for x in ended) / len(ended) if ended else None,
         looked_at=len(seen),
+        unfinished=len(seen) - len(ended),
         source=source,
         disk_bytes=_disk(work, tokens, found),
         judges=work.judges,
@@ -218,6 +225,8 @@ def _rolled(
     limit = work.limits.total
     if found is not None and found.classes and not found.thinks and spec.thinking.mode != "forced":
         limit = work.limits.answer
+    if found is not None and found.context is not None:
+        limit = min(limit, found.context)
     tokens = bounded(work.rollouts, limit)
     if lengths:
         anew = 0 if source == "pilot" else work.prompts or work.rollouts
@@ -255,7 +264,11 @@ def _seen(work: Workload, found: Evidence | None) -> tuple[list[list[Length]], S
     clipped = [
         [
             # What was cut off there may go on here, as far as this benchmark's limit.
-            Length(low=min(x.low, limit), high=limit if x.truncated else min(x.high, limit))
+            Length(
+                low=min(x.low, limit),
+                high=limit if x.truncated or x.cut else min(x.high, limit),
+                cut=x.cut,
+            )
             for x in group
         ]
         for group in like

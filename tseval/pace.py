@@ -40,6 +40,8 @@ class Pace(Struct, frozen=True, kw_only=True):
         source: 'pilot' or 'earlier run'.
         concurrent: Rollouts that were under way at once when it was measured.
         wanted: Rollouts that will be under way at once in the run.
+        tail_seconds: What the last rollouts may take at most beyond that, where a pilot was cut
+            before its own had ended.
     """
 
     tokens_per_second: Range
@@ -47,6 +49,7 @@ class Pace(Struct, frozen=True, kw_only=True):
     source: Literal["pilot", "earlier run"]
     concurrent: int
     wanted: int
+    tail_seconds: float = 0.0
 
 
 class Moment(Struct, frozen=True, kw_only=True):

@@ -42,13 +42,16 @@ class Length(Struct, frozen=True, kw_only=True):
     """New tokens of one rollout, as it would be under the limits of the run that is planned.
 
     Attributes:
-        low, high: They differ for a rollout that was cut off where the run would let it go on.
+        low, high: They differ for a rollout that was cut off where the run would let it go on:
+            it is right-censored, and ``high`` is its limit.
         truncated: Whether a limit of the run cuts its answer off.
+        cut: Whether the time limit of a pilot cut it off, so that nobody knows how it ends.
     """
 
     low: int
     high: int
     truncated: bool = False
+    cut: bool = False
 
 
 class JudgeCalls(Struct, frozen=True, kw_only=True):
@@ -95,8 +98,9 @@ class BenchmarkPlan(Struct, frozen=True, kw_only=True):
         others: What else is asked of the model, by kind: 'continued' traces, 'scored' texts,
             passes whose states are 'read'.
         tokens: New tokens, all rollouts together; None if unknown.
-        truncated_share: Of the answers that were looked at; None if none were.
+        truncated_share: Of the finished answers that were looked at; None if none were.
         looked_at: Rollouts that the tokens were estimated from.
+        unfinished: Those of them that the time limit of a pilot cut off.
         source: Where these came from.
         seconds: This benchmark's share of the time; None if unknown.
         disk_bytes: Its share of the journal; None if unknown.
@@ -116,6 +120,7 @@ class BenchmarkPlan(Struct, frozen=True, kw_only=True):
     tokens: Range | None = None
     truncated_share: float | None = None
     looked_at: int = 0
+    unfinished: int = 0
     source: Source = "limits"
     seconds: Range | None = None
     disk_bytes: Range | None = None
@@ -207,7 +212,9 @@ def total_tokens(
         N times the mean, with Student's interval over prompts: for the total of a finite
         population where a part of it was looked at, for that of another sample where it is drawn
         anew. Where all prompts have one length (most often a limit), as many of the others may
-        differ as the exact interval of a share allows.
+        differ as the exact interval of a share allows. Where the length of one is not known (its
+        ``low`` and ``high`` differ), the lower limit is that of the lower ends, the upper limit
+        that of the upper ends, and there is no value: what lies between is not to be guessed.
 
     Raises:
         StatisticsError: If nothing was looked at.
@@ -226,9 +233,9 @@ def total_tokens(
     _, high = _mean_limits([_mean(x.high for x in g) for g in groups], left, limit, level)
     # What a pilot has seen, the run will have.
     known = 0 if anew or len(seen) > rollouts else sum(x.low for x in seen)
-    value = _mean(_mean((x.low + x.high) / 2 for x in g) for g in groups)
+    certain = all(x.low == x.high for x in seen)
     return Range(
-        value=value * rollouts,
+        value=rollouts * _mean(_mean(x.low for x in g) for g in groups) if certain else None,
         low=max(low * rollouts, known),
         high=min(high, limit) * rollouts,
     )
@@ -265,9 +272,8 @@ def bounded(rollouts: int, limit: int) -> Range:
 
 def guessed(found: Range, most: float) -> Range:
     """Widen an estimate from prompts of other benchmarks, which may be half or twice as long."""
-    assert found.value is not None
     return Range(
-        value=min(found.value, most),
+        value=None if found.value is None else min(found.value, most),
         low=found.low / OTHER_BENCHMARKS,
         high=min(found.high * OTHER_BENCHMARKS, most),
     )

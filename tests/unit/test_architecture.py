@@ -12,7 +12,7 @@ import pytest
 ORDER = (
     *("errors", "workers", "types", "measurements"),
     *("hookspecs", "formats", "thinking", "requests", "stances", "roles", "wrapping"),
-    *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics", "power"),
+    *("stats", "stats_compare", "stats_agreement", "stats_judge", "metrics", "outcomes", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
     *("kinds", "plugins", "journal_index", "journal", "readback", "arrays"),
@@ -20,7 +20,7 @@ ORDER = (
     *("hidden", "asking", "judging", "verdicts", "stance_judging", "ledger", "session"),
     *("scoring", "answer_scores", "card_benchmark", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
-    *("judgement", "pace", "planning", "workload", "evidence", "forecast"),
+    *("judgement", "pace", "planning", "workload", "evidence", "pilot_log", "pilot", "forecast"),
     *("readings", "deliberation_rows", "deliberation", "before_after"),
     *("compare", "gate", "leaderboard", "report"),
     *("scripts", "intervention_checks", "testing"),

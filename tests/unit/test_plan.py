@@ -11,10 +11,11 @@ from tests.support.sessions import finish, registry
 from tseval import forecast
 from tseval.cards import ProbeCard
 from tseval.errors import ConfigError, DataError
-from tseval.evidence import _Watch
 from tseval.forecast import plan
 from tseval.hookspecs import hookimpl
 from tseval.pace import Range
+from tseval.pilot import Watch
+from tseval.pilot_log import Log
 from tseval.planning import Plan
 from tseval.plugins import load_registry
 from tseval.report.judges import markdown_page
@@ -346,7 +347,7 @@ def test_a_pilot_is_larger_where_many_rollouts_take_no_longer(tmp_path: Path) ->
 
 def test_a_watch_passes_on_what_it_is_told() -> None:
     shown = Quiet()
-    watch = _Watch(shown)
+    watch = Watch(shown, Log(), 0)
     watch.remark("hello")
     assert shown.remarks == ["hello"]
 

@@ -117,6 +117,25 @@ def test_rollouts_of_one_prompt_count_as_one() -> None:
     assert many == single
 
 
+def test_rollouts_that_were_cut_bound_the_total_and_give_no_value() -> None:
+    # Lower ends 10, 20 and 30, upper ends 10, 100 and 100; of ten rollouts, with seven unseen.
+    cut = [[Length(low=x, high=y, cut=x != y)] for x, y in ((10, 10), (20, 100), (30, 100))]
+    found = total_tokens(cut, 10, 100)
+    assert found.value is None
+    assert found.low == 60  # as if 10, 20 and 30 were their lengths: what was seen
+    assert found.high == 1000
+    every = total_tokens(cut, 3, 100)
+    assert (every.low, every.value, every.high) == (60, None, 210)
+
+
+def test_a_cut_rollout_is_no_sample_of_the_short_ones() -> None:
+    # Two of eight had ended after 5 tokens, when the others were at 50 on the way to 1,000.
+    cut = [[Length(low=5, high=5)]] * 2 + [[Length(low=50, high=1000, cut=True)]] * 6
+    found = total_tokens(cut, 8, 1000)
+    assert (found.low, found.high) == (310, 6010)
+    assert found.low <= 2 * 5 + 6 * 1000 <= found.high
+
+
 def test_nothing_looked_at_is_no_estimate() -> None:
     with pytest.raises(StatisticsError, match="no rollout was looked at"):
         total_tokens([[]], 5, 10)
@@ -153,6 +172,11 @@ def test_a_total_with_an_unknown_part_is_only_bounded() -> None:
 def test_lengths_of_other_benchmarks_are_taken_with_a_factor_of_two() -> None:
     found = guessed(Range(value=100, low=80, high=140), 250)
     assert found == Range(value=100, low=40, high=250)
+
+
+def test_a_bound_of_other_benchmarks_stays_a_bound() -> None:
+    found = guessed(Range(value=None, low=100, high=200), 350)
+    assert found == Range(value=None, low=50, high=350)
 
 
 def moments(*points: tuple[float, int, int]) -> list[Moment]:

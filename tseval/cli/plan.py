@@ -42,6 +42,13 @@ def _options(
     pilot: int | None = option(
         "--pilot", panel=_PANEL, min=0, help="Rows a benchmark to look at; 0 runs no model."
     ),
+    pilot_seconds: float = option(
+        "--pilot-seconds",
+        panel=_PANEL,
+        default=60.0,
+        min=0.0,
+        help="Time after which what is looked at is cut, loading apart; 0: none.",
+    ),
     earlier: Path | None = option(
         "--from", panel=_PANEL, help="A run of the same model, to take lengths and speed from."
     ),
@@ -81,6 +88,7 @@ def _execute(
             shown,
             out=given["out"],
             pilot=given["pilot"],
+            pilot_seconds=given["pilot_seconds"],
             earlier=given["earlier"],
         )
         try:

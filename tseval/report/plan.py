@@ -58,13 +58,16 @@ def _row(each: "BenchmarkPlan") -> Sequence[str]:
     seen = {"pilot": "of a pilot", "earlier run": "of an earlier run"}
     origin = seen.get(each.source, f"of {each.source}")
     share = each.truncated_share
+    looked_at = f"{each.looked_at} {origin}" if each.looked_at else "none"
+    if each.unfinished:
+        looked_at += f", {each.unfinished} unfinished"
     return (
         each.benchmark,
         _UNKNOWN if each.prompts is None else _count(each.prompts),
         _UNKNOWN if each.rollouts is None else _count(each.rollouts),
         _others(each.others),
         amount(each.tokens),
-        f"{each.looked_at} {origin}" if each.looked_at else "none",
+        looked_at,
         "" if share is None else f"{100 * share:.0f}%",
         clock(each.seconds),
         amount(each.disk_bytes, "B"),
@@ -145,6 +148,11 @@ def _notes(plan: "Plan") -> Iterator[str]:
             f" judging included, measured with {plan.pace.concurrent} rollouts at once;"
             f" {_clock(plan.pace.fixed_seconds)} more are spent whatever the size"
         )
+        if plan.pace.tail_seconds:
+            yield (
+                f"the last rollouts may take up to {_clock(plan.pace.tail_seconds)} beyond that:"
+                " the pilot has not seen how its own ended"
+            )
     free, need = plan.disk_free_bytes, plan.disk_bytes
     if free is not None and need is not None and need.high > free:
         yield f"the disk has {_amount(free)}B free, and this run may need {_amount(need.high)}B"
