@@ -1,7 +1,7 @@
 """Scores of answers that were checked: pass@1, pass@k, maj@K, and what is counted in parts."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import fsum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -45,7 +45,23 @@ def judged(each: Checked) -> Judged:
         forced=kept.forced,
         truncated=kept.truncated,
         unclosed=kept.unclosed,
+        row=kept.row,
+        rollout=kept.rollout,
     )
+
+
+def by_prompt(checked: Iterable[Checked], values: Mapping[str, float]) -> list[Judged]:
+    """Give a value of each prompt as rows; prompts without one left the denominator."""
+    firsts = {each.prompt: each.outcome for each in checked}
+    return [
+        Judged(
+            cluster=kept.cluster,
+            outcome="value" if prompt in values else "prompts",
+            hit=values.get(prompt),
+            row=kept.row,
+        )
+        for prompt, kept in firsts.items()
+    ]
 
 
 def ks(rollouts: int) -> list[int]:

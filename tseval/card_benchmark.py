@@ -111,7 +111,7 @@ class CardBenchmark:
         # Written down too, since whoever reads the run back has to count it. A resume tries it
         # again, and what it notes then stands above this.
         session.note_row(self._row(sample, index, failed=lost))
-        return lost_outcome(sample, lost, error.message)
+        return lost_outcome(sample, index, lost, error.message)
 
     def _row(self, sample: Sample, index: int, **fields: Any) -> Row:
         return Row(

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from .measurements import Measurement
+from .outcomes import OutcomeBook
 from .protocol import Protocol
 
 
@@ -13,6 +14,7 @@ class Ledger:
         protocols: Every protocol that a score was made under, by fingerprint.
         warnings: Remarks that belong beside the scores.
         measurements: What probes found, by probe.
+        outcomes: What each row of a score came to.
         expected, done: Steps by benchmark, for the progress display.
     """
 
@@ -20,6 +22,7 @@ class Ledger:
         self.protocols: dict[str, Protocol] = {}
         self.warnings: list[str] = []
         self.measurements: dict[str, Measurement] = {}
+        self.outcomes = OutcomeBook()
         self.expected: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
 

@@ -117,6 +117,7 @@ class Judged(Struct, frozen=True, kw_only=True):
         forced: Whether tseval closed its trace; None if it did not think.
         truncated: Whether the answer was cut off at its limit.
         unclosed: Whether the trace never closed, so that there was no answer to judge.
+        row, rollout: Hash of the sample, and which rollout of it.
     """
 
     cluster: str
@@ -125,6 +126,8 @@ class Judged(Struct, frozen=True, kw_only=True):
     forced: bool | None = None
     truncated: bool = False
     unclosed: bool = False
+    row: str = ""
+    rollout: int = 0
 
 
 def outcome_of(metric: MetricSpec, verdict: Verdict) -> tuple[str, float | None]:

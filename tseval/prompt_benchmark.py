@@ -29,7 +29,7 @@ class PromptBenchmark(CardBenchmark):
             )
             findings, keys = await judged(session, sample, rollout)
             self.note(session, sample, index, rollout.key, keys)
-            return outcome(sample, rollout, findings)
+            return outcome(sample, index, rollout, findings)
 
         def protocol(seat: Seat) -> Protocol:
             return self.protocol(
@@ -44,9 +44,16 @@ class PromptBenchmark(CardBenchmark):
         outcomes = await self.each(session, rows, one, lambda sample, lost: lost)
         for warning in oddities(self.card.name, outcomes):
             session.warn(warning)
-        seats = session.seats.values()
         return list(
-            scores_of(self.card, outcomes, seats, session.registry, protocol, session.declare)
+            scores_of(
+                self.card,
+                outcomes,
+                session.seats.values(),
+                session.registry,
+                protocol,
+                session.declare,
+                session.outcomes.keep,
+            )
         )
 
 

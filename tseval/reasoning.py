@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .answer_scores import Checked, in_parts, judged, ks, over_prompts, passes
+from .answer_scores import Checked, by_prompt, in_parts, judged, ks, over_prompts, passes
 from .card_benchmark import CardBenchmark
 from .cards import AnswerSpec, BenchmarkCard
 from .checkers import identify_checker, parts_of, require_libraries
@@ -72,7 +72,7 @@ class ReasoningBenchmark(CardBenchmark):
         )
         key, name, verdict = await self._check(session, identity, sample, rollout)
         self.note(session, sample, index, rollout.key, {identity.name: key})
-        kept = outcome(sample, rollout, {})
+        kept = outcome(sample, index, rollout, {})
         if verdict.reason == "error":
             return Checked(
                 sample.id, kept._replace(failure=verdict.raw), "error", None, None, sample.reference
@@ -152,11 +152,10 @@ class ReasoningBenchmark(CardBenchmark):
         sizes: dict[str, dict[str, int]],
     ) -> Iterator[Score]:
         rollouts = session.spec.rollouts
-        single = score(
-            PASS_AT_1,
-            (judged(each) for each in checked),
-            self._base(session, rows, identity, PASS_AT_1, PASS_AT_1.name),
-        )
+        each_rollout = [judged(each) for each in checked]
+        base = self._base(session, rows, identity, PASS_AT_1, PASS_AT_1.name)
+        single = score(PASS_AT_1, each_rollout, base)
+        session.outcomes.keep(single, each_rollout)
         yield single
         for name in next(iter(sizes.values()), {}):
             base = self._base(session, rows, identity, PASS_AT_1, name)
@@ -168,10 +167,14 @@ class ReasoningBenchmark(CardBenchmark):
         for k in ks(rollouts):
             base = self._base(session, rows, identity, PASS_AT_K, f"pass_at_{k}")
             values, limits = passes(checked, k)
-            yield over_prompts(base, single, clusters, values, limits)
+            found = over_prompts(base, single, clusters, values, limits)
+            session.outcomes.keep(found, by_prompt(checked, values))
+            yield found
         base = self._base(session, rows, identity, MAJ_AT_K, f"maj_at_{rollouts}")
         limits = {name: (value, value) for name, value in majorities.items()}
-        yield over_prompts(base, single, clusters, majorities, limits, unknown)
+        found = over_prompts(base, single, clusters, majorities, limits, unknown)
+        session.outcomes.keep(found, by_prompt(checked, majorities))
+        yield found
 
     def _base(
         self, session: Session, rows: Rows, identity: JudgeIdentity, metric: MetricSpec, name: str

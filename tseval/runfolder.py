@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from .errors import ConfigError, JournalError
 from .measurements import Measurement
+from .outcomes import OUTCOMES_SCHEMA, OutcomeBook, Outcomes
 from .protocol import canonical_json, differing
 from .requests import Subject
 from .spec import RunSpec
@@ -202,13 +203,42 @@ class RunFolder:
         listed = sorted(every.values(), key=lambda each: order.index(each.probe))
         write_whole(self.path / "measurements.json", canonical_json(listed))
 
+    def outcomes(self) -> Outcomes:
+        """Read ``outcomes.json``: what each row came to; empty where a run has none.
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a JSON file, indented, whole or not at all; raises JournalError."""
+        Raises:
+            ConfigError: The file is broken, or of a newer tseval.
+        """
+        file = self.path / "outcomes.json"
+        try:
+            found = msgspec.json.decode(file.read_bytes(), type=Outcomes)
+        except FileNotFoundError:
+            return Outcomes()
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(
+                f"cannot read {file}: {error}",
+                hint="remove it, and run the same `tseval run` command again: it is made anew",
+            ) from error
+        if found.schema > OUTCOMES_SCHEMA:
+            raise ConfigError(
+                f"{file} has schema {found.schema}, this tseval reads {OUTCOMES_SCHEMA}",
+                hint="upgrade tseval",
+            )
+        return found
+
+    def save_outcomes(self, book: OutcomeBook, scorecard: Scorecard) -> None:
+        """Write what each row came to, for the scores of a scorecard that are means over rows."""
+        packed = book.packed(scorecard.scores, self.outcomes())
+        if packed.series:
+            write_whole(self.path / "outcomes.json", canonical_json(packed), indent=-1)
+
+
+def write_whole(path: Path, data: bytes, *, indent: int = 1) -> None:
+    """Write a JSON file whole or not at all; raises JournalError."""
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(msgspec.json.format(data, indent=1) + b"\n")
+            file.write(msgspec.json.format(data, indent=indent) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

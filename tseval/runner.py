@@ -201,6 +201,7 @@ async def _measure(
     scores = await _run_all(session, benchmarks, manifest, display)
     scorecard = _kept(_scorecard(session, manifest, scores), folder, session)
     folder.save_measurements(session.measurements.values())
+    folder.save_outcomes(session.outcomes, scorecard)
     folder.save_scores(scorecard)
     manifest.warnings = list(session.warnings)
     measured = session.measurements.values()

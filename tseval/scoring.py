@@ -12,6 +12,7 @@ from .cards import BenchmarkCard
 from .data import cluster_of
 from .judging import Seat, slim
 from .metrics import Judged, average, outcome_of, score
+from .outcomes import row_hash
 from .protocol import Protocol
 from .readback import Row
 from .roles import MetricSpec
@@ -46,6 +47,7 @@ class Outcome(NamedTuple):
         notes: Of the format parser, those that a user should know of.
         truncated, unclosed: Whether the answer was cut off, or the trace never closed.
         failure: What failed, in words, or ''.
+        row, rollout: Hash of the sample, and which rollout of it.
     """
 
     cluster: str
@@ -58,10 +60,12 @@ class Outcome(NamedTuple):
     truncated: bool = False
     unclosed: bool = False
     failure: str = ""
+    row: str = ""
+    rollout: int = 0
 
 
-def outcome(sample: Sample, rollout: Rollout, findings: dict[str, Finding]) -> Outcome:
-    """Keep of a judged rollout what its scores need."""
+def outcome(sample: Sample, index: int, rollout: Rollout, findings: dict[str, Finding]) -> Outcome:
+    """Keep of a judged rollout, the ``index``-th of its sample, what its scores need."""
     verdicts = [finding.verdict for finding in findings.values() if finding.verdict is not None]
     failures = [verdict.raw for verdict in verdicts if verdict.reason == "error"]
     small = {
@@ -78,10 +82,12 @@ def outcome(sample: Sample, rollout: Rollout, findings: dict[str, Finding]) -> O
         truncated=rollout.answer is not None and rollout.finish == "length",
         unclosed=rollout.answer is None,
         failure=failures[0] if failures else "",
+        row=row_hash(sample.id, sample.prompt),
+        rollout=index,
     )
 
 
-def lost_outcome(sample: Sample, lost: str, failure: str = "") -> Outcome:
+def lost_outcome(sample: Sample, index: int, lost: str, failure: str = "") -> Outcome:
     """Keep that there is no rollout, and why."""
     return Outcome(
         cluster=cluster_of(sample),
@@ -90,6 +96,8 @@ def lost_outcome(sample: Sample, lost: str, failure: str = "") -> Outcome:
         findings={},
         lost=lost,
         failure=failure,
+        row=row_hash(sample.id, sample.prompt),
+        rollout=index,
     )
 
 
@@ -135,6 +143,7 @@ def scores_of(
     registry: "Registry",
     protocol: Callable[[Seat], Protocol],
     declare: Callable[[Protocol], str],
+    keep: Callable[[Score, Iterable[Judged]], None],
 ) -> Iterator[Score]:
     """Make the scores of a benchmark: each metric, under each judge, for each group.
 
@@ -145,6 +154,7 @@ def scores_of(
         registry: For the metrics.
         protocol: How a judge's numbers were made, but for metric and group.
         declare: Records a score's protocol, and returns its fingerprint.
+        keep: Keeps what each row of a score came to.
     """
     metrics = registry.metrics
     seats = list(seats)
@@ -160,7 +170,11 @@ def scores_of(
                     if each.harmful is (metric.on == "harmful") and group in ("", each.group)
                 ]
                 if chosen:
-                    yield _score(card, metric, seat, group, chosen, protocol(seat), declare)
+                    base = _base(card, metric, seat, group, chosen, protocol(seat), declare)
+                    rows = [_judged(metric, seat.label, each) for each in chosen]
+                    found = score(metric, rows, base)
+                    keep(found, rows)
+                    yield found
 
 
 def metric_names(card: BenchmarkCard, registry: "Registry") -> list[str]:
@@ -171,7 +185,7 @@ def metric_names(card: BenchmarkCard, registry: "Registry") -> list[str]:
     )
 
 
-def _score(
+def _base(
     card: BenchmarkCard,
     metric: MetricSpec,
     seat: Seat,
@@ -186,7 +200,7 @@ def _score(
     protocol = msgspec.structs.replace(
         protocol, group=shown, metric=metric.name, metric_version=metric.version
     )
-    base = Score(
+    return Score(
         benchmark=card.name,
         group=shown,
         metric=metric.name,
@@ -196,7 +210,6 @@ def _score(
         partial=protocol.limit is not None,
         judge_notes=_judge_notes(seat.label, outcomes),
     )
-    return score(metric, (_judged(metric, seat.label, each) for each in outcomes), base)
 
 
 def _judge_notes(judge: str, outcomes: list[Outcome]) -> dict[str, int]:
@@ -226,6 +239,8 @@ def _judged(metric: MetricSpec, judge: str, each: Outcome) -> Judged:
         forced=each.forced,
         truncated=each.truncated,
         unclosed=each.unclosed,
+        row=each.row,
+        rollout=each.rollout,
     )
 
 

@@ -98,6 +98,7 @@ async def rejudge(
         # The judges before the scores, which a run that is resumed without them would lose.
         _keep_judges(folder, judges, _named(options, seats), session.warnings)
         folder.save_measurements(again.measurements)
+        folder.save_outcomes(session.outcomes, scorecard)
         folder.save_scores(scorecard)
     lost, failed = lost_shares(made, registry, again.measurements)
     return Outcome(
@@ -218,10 +219,10 @@ async def _judged_rows(session: Session, names: set[str]) -> AsyncIterator[tuple
     async def one(stored: Stored) -> Kept:
         sample, row = sample_of(stored.row), stored.row
         if stored.rollout is None:
-            return lost_outcome(sample, row.failed or "error")
+            return lost_outcome(sample, row.rollout, row.failed or "error")
         findings, keys = await judged(session, sample, stored.rollout)
         session.note_row(msgspec.structs.replace(row, verdicts={**row.verdicts, **keys}))
-        return outcome(sample, stored.rollout, findings)
+        return outcome(sample, row.rollout, stored.rollout, findings)
 
     def rows() -> Iterator[Stored]:
         for stored in stored_rows(session.journal):
@@ -261,6 +262,7 @@ def _scores(session: Session, old: Scorecard, outcomes: dict[str, list[Kept]]) -
             session.registry,
             protocol,
             session.declare,
+            session.outcomes.keep,
         )
 
 

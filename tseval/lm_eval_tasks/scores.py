@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 from msgspec import Struct, structs
 
+from tseval.metrics import Judged
+from tseval.outcomes import row_hash
 from tseval.protocol import Protocol, fingerprint
 from tseval.scoring import Outcome
 from tseval.session import Session
@@ -89,7 +91,7 @@ def _score(
     made = structs.replace(protocol(task.plan), metric=_label(series), group=group)
     count = sum(len(v) if isinstance(v, tuple) else 1 for v in series.values)
     shares = _shares(task.outcomes)
-    return Score(
+    found = Score(
         benchmark=name,
         group=group,
         metric=_label(series),
@@ -106,6 +108,35 @@ def _score(
         truncated_share=shares[1],
         unclosed_share=shares[2],
     )
+    if rows := _rows(task, series):
+        session.outcomes.keep(found, rows)
+    return found
+
+
+def _rows(task: Measured, series: Series) -> list[Judged]:
+    """Give the values of a mean of shares as rows; none where it is no such mean."""
+    places = [task.clusters[doc] for doc in series.docs]
+    mean = _clustered(zip(places, series.values, strict=True))
+    if mean is None or series.value is None or abs(mean.value - series.value) >= _SAME:
+        return []
+    hashes = {doc.id: doc.hash for doc in task.plan.docs}
+    # Documents may be equal: those are told apart by their order.
+    seen: Counter[str] = Counter()
+    names = {}
+    for doc in series.docs:
+        seen[hashes[doc]] += 1
+        names[doc] = row_hash(task.plan.name, f"{hashes[doc]}-{seen[hashes[doc]]}")
+    return [
+        Judged(
+            cluster=place,
+            outcome="value",
+            hit=value,
+            row=names[doc],
+            rollout=index,
+        )
+        for doc, place, values in zip(series.docs, places, series.values, strict=True)
+        for index, value in enumerate(values if isinstance(values, tuple) else (values,))
+    ]
 
 
 def _label(series: Series | GroupValue) -> str:

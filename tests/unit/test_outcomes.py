@@ -1,0 +1,143 @@
+"""Outcomes of rows: what is packed is what is read, and a score is the mean of its rows."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from tests.unit.test_runner import Shown, spec
+from tseval.errors import ConfigError, TsevalError
+from tseval.metrics import Judged
+from tseval.outcomes import OutcomeBook, Outcomes, decoded, row_hash
+from tseval.plugins import load_registry
+from tseval.runfolder import RunFolder
+from tseval.runner import run
+from tseval.testing import ScriptedBackend, mixed
+from tseval.types import Score
+
+values = some.one_of(some.none(), some.floats(0, 1))
+named = some.tuples(some.text(max_size=12), values)
+
+
+def score(metric: str = "orr", **more: Any) -> Score:
+    return Score(benchmark="b", metric=metric, judge="j", fingerprint="f", **more)
+
+
+def packed(*kept: tuple[Score, list[Judged]], earlier: Outcomes | None = None) -> Outcomes:
+    book = OutcomeBook()
+    for each, rows in kept:
+        book.keep(each, rows)
+    found = book.packed([each for each, _ in kept], earlier or Outcomes())
+    return msgspec.json.decode(msgspec.json.encode(found), type=Outcomes)
+
+
+@given(
+    some.dictionaries(
+        some.tuples(some.integers(0, 40), some.integers(0, 3)), named, min_size=1, max_size=60
+    )
+)
+def test_what_is_packed_is_what_is_read(rows: dict[tuple[int, int], tuple[str, Any]]) -> None:
+    judged = [
+        Judged(
+            cluster=f"c{sample % 7}",
+            outcome=name,
+            hit=value,
+            row=row_hash(f"{sample}", ""),
+            rollout=rollout,
+        )
+        for (sample, rollout), (name, value) in rows.items()
+    ]
+    found = packed((score(), judged)).of(score())
+    assert found is not None
+    assert {(r.row, r.rollout): (r.outcome, r.value) for r in found} == {
+        (row_hash(f"{sample}", ""), rollout): pair for (sample, rollout), pair in rows.items()
+    }
+    order = [(r.row, r.rollout) for r in found]
+    assert order == sorted(order)
+    alike = {r.row: r.cluster for r in found}
+    for one, _ in rows:
+        for other, _ in rows:
+            same = alike[row_hash(f"{one}", "")] == alike[row_hash(f"{other}", "")]
+            assert same is (one % 7 == other % 7)
+
+
+def rows_of(*hits: float | None, prefix: str = "s") -> list[Judged]:
+    return [
+        Judged(cluster=f"{prefix}{n}", outcome="full", hit=hit, row=row_hash(f"{prefix}{n}", ""))
+        for n, hit in enumerate(hits)
+    ]
+
+
+def test_scores_of_the_same_rows_share_them_and_others_do_not() -> None:
+    found = packed(
+        (score("orr"), rows_of(1, 0)),
+        (score("asr"), rows_of(0, 0)),
+        (score("other"), rows_of(1, 1, prefix="t")),
+    )
+    assert [series.rows for series in found.series] == [0, 0, 1]
+    assert len(found.rows) == 2
+
+
+def test_an_earlier_legs_rows_stay_with_their_score_and_leave_with_it() -> None:
+    before = packed((score("orr"), rows_of(1, 0)), (score("asr"), rows_of(0, None)))
+    book = OutcomeBook()
+    book.keep(score("orr"), rows_of(0, 0))
+    both = book.packed([score("orr"), score("asr")], before)
+    assert [row.value for row in both.of(score("orr")) or []] == [0, 0]
+    assert Counter(row.value for row in both.of(score("asr")) or []) == {0: 1, None: 1}
+    assert both.rows[0] == before.rows[0]
+    other = msgspec.structs.replace(score("asr"), fingerprint="another protocol")
+    assert book.packed([score("orr"), other], before).of(other) is None
+    assert Outcomes().of(score()) is None
+
+
+def test_rows_that_cannot_be_told_apart_are_a_bug_that_is_said() -> None:
+    twice = [*rows_of(1), *rows_of(0)]
+    with pytest.raises(TsevalError, match="two rows are"):
+        packed((score(), twice))
+
+
+def test_more_outcomes_than_ascii_has_characters_are_told_apart() -> None:
+    many = [n / 1000 for n in range(1000)]
+    found = packed((score(), rows_of(*many))).of(score())
+    assert sorted(row.value for row in found or [] if row.value is not None) == many
+
+
+def test_a_file_that_was_cut_is_refused() -> None:
+    whole = packed((score(), rows_of(1, 0, 1)))
+    short = msgspec.structs.replace(whole.series[0], codes=whole.series[0].codes[:-1])
+    with pytest.raises(ConfigError, match="2 outcomes of 3 rollouts"):
+        list(decoded(whole.rows[0], short))
+    odd = msgspec.structs.replace(whole.series[0], codes="~~~")
+    with pytest.raises(ConfigError, match="no outcome of its legend"):
+        list(decoded(whole.rows[0], odd))
+
+
+def test_every_score_of_a_run_is_the_mean_of_its_rows(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    work = run(
+        spec(rollouts=3), load_registry(), Shown(), out=out, backend=ScriptedBackend(script=mixed)
+    )
+    scores = asyncio.run(work).scorecard.scores
+    outcomes = RunFolder.load(out).outcomes()
+    assert scores
+    for each in scores:
+        rows = outcomes.of(each)
+        assert rows is not None
+        known = [row.value for row in rows if row.value is not None]
+        assert each.estimate is not None
+        assert sum(known) / len(known) == pytest.approx(each.estimate.value)
+        assert len(known) == each.n
+        assert Counter(r.outcome for r in rows if r.value is None) == each.excluded
+        assert Counter(r.outcome for r in rows if r.value is not None) == each.outcomes
+    texts = json.loads((out / "outcomes.json").read_text())
+    assert "prompt" not in json.dumps(texts)
+    (out / "outcomes.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot read"):
+        RunFolder.load(out).outcomes()

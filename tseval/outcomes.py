@@ -1,0 +1,236 @@
+"""What each row came to under each score: the part of a run that comparisons are made of.
+
+``scores.json`` has the rates; ``outcomes.json`` has, for every score that is a mean over rows, each
+row's outcome, without any text. Two runs are compared by pairing these rows.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import NamedTuple
+
+from msgspec import Struct, field
+
+from .errors import ConfigError, TsevalError
+from .metrics import Judged
+from .types import Score
+
+OUTCOMES_SCHEMA = 1
+# A rollout that is not there.
+_MISSING = "-"
+# Characters of outcomes; a quote or a backslash would be escaped, and the dash is taken.
+_PLAIN = [chr(code) for code in range(35, 127) if chr(code) not in "\\-"]
+_FIRST_FURTHER = 0x100
+_MOST = 0xD800 - _FIRST_FURTHER + len(_PLAIN)
+
+SeriesKey = tuple[str, str, str, str]
+
+
+class RowOutcome(NamedTuple):
+    """One row under one score.
+
+    Attributes:
+        row: Hash of its sample (see :func:`row_hash`).
+        rollout: Which rollout of it.
+        cluster: Hash of what it shares with rows that are not independent of it.
+        outcome: Name, as in ``Score.outcomes`` or ``Score.excluded``.
+        value: What it counts, in [0, 1]; None if it left the denominator.
+    """
+
+    row: str
+    rollout: int
+    cluster: str
+    outcome: str
+    value: float | None
+
+
+class Rows(Struct, frozen=True, kw_only=True):
+    """The rows of one or more series, in the order of their hashes.
+
+    Attributes:
+        hashes: Of the samples, 12 hex digits each, sorted.
+        clusters: Number of each sample's cluster; equal numbers are not independent.
+        names: Hash of each cluster, by its number.
+        rollouts: Rollouts of each sample.
+    """
+
+    hashes: tuple[str, ...]
+    clusters: tuple[int, ...]
+    names: tuple[str, ...]
+    rollouts: tuple[int, ...]
+
+
+class Series(Struct, frozen=True, kw_only=True):
+    """Outcomes of all rows under one score.
+
+    Attributes:
+        benchmark, group, metric, judge, fingerprint: As on the score.
+        rows: Place of its rows in ``Outcomes.rows``.
+        legend: What a character stands for: the outcome's name, and what it counts.
+        codes: One character a rollout: those of the first row, then of the second ...; '-' for one
+            that is not there.
+    """
+
+    benchmark: str
+    metric: str
+    judge: str = ""
+    group: str = ""
+    fingerprint: str = ""
+    rows: int = 0
+    legend: dict[str, tuple[str, float | None]] = field(default_factory=dict)
+    codes: str = ""
+
+    @property
+    def key(self) -> SeriesKey:
+        """Which score it belongs to."""
+        return self.benchmark, self.group, self.metric, self.judge
+
+
+class Outcomes(Struct, frozen=True, kw_only=True):
+    """``outcomes.json``."""
+
+    rows: tuple[Rows, ...] = ()
+    series: tuple[Series, ...] = ()
+    schema: int = OUTCOMES_SCHEMA
+
+    def of(self, score: Score) -> list[RowOutcome] | None:
+        """Return the rows of a score, by hash and rollout; None where it is no mean over rows."""
+        wanted = key_of(score)
+        for series in self.series:
+            if series.key == wanted:
+                return list(decoded(self.rows[series.rows], series))
+        return None
+
+
+def key_of(score: Score) -> SeriesKey:
+    """Say which series is a score's."""
+    return score.benchmark, score.group, score.metric, score.judge
+
+
+def row_hash(sample: str, prompt: str) -> str:
+    """Hash a sample's id and prompt to twelve hex digits, the same in every run that asks it."""
+    return sha256(f"{sample}\0{prompt}".encode(errors="surrogatepass")).hexdigest()[:12]
+
+
+class OutcomeBook:
+    """Collects outcomes as scores are made, and packs them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[SeriesKey, tuple[str, list[RowOutcome]]] = {}
+
+    def keep(self, score: Score, rows: Iterable[Judged]) -> None:
+        """Keep the rows of a score; a series that was kept before is replaced."""
+        self._kept[key_of(score)] = (
+            score.fingerprint,
+            [
+                RowOutcome(
+                    row=each.row,
+                    rollout=each.rollout,
+                    cluster=row_hash("cluster", each.cluster),
+                    outcome=each.outcome,
+                    value=None if each.hit is None else float(each.hit),
+                )
+                for each in rows
+            ],
+        )
+
+    def packed(self, scores: Iterable[Score], earlier: Outcomes) -> Outcomes:
+        """Pack what is kept, with what an earlier leg kept of other scores.
+
+        Args:
+            scores: Of the scorecard that is written beside it; series of others are left out.
+            earlier: What was there.
+        """
+        wanted = {key_of(score): score.fingerprint for score in scores}
+        kept = dict(self._kept)
+        for series in earlier.series:
+            if wanted.get(series.key) == series.fingerprint:
+                before = decoded(earlier.rows[series.rows], series)
+                kept.setdefault(series.key, (series.fingerprint, list(before)))
+        tables: dict[Rows, int] = {}
+        packed = []
+        for key in (key for key in wanted if key in kept):
+            fingerprint, found = kept[key]
+            found.sort(key=lambda each: (each.row, each.rollout))
+            rows = _rows(found)
+            place = tables.setdefault(rows, len(tables))
+            packed.append(_encoded(key, fingerprint, place, rows, found))
+        return Outcomes(rows=tuple(tables), series=tuple(packed))
+
+
+def _rows(found: list[RowOutcome]) -> Rows:
+    sizes: defaultdict[str, int] = defaultdict(int)
+    clusters: dict[str, str] = {}
+    for each in found:
+        sizes[each.row] = max(sizes[each.row], each.rollout + 1)
+        clusters[each.row] = each.cluster
+    names = sorted({*clusters.values()})
+    numbers = {name: number for number, name in enumerate(names)}
+    return Rows(
+        hashes=tuple(sizes),
+        clusters=tuple(numbers[clusters[row]] for row in sizes),
+        names=tuple(names),
+        rollouts=tuple(sizes.values()),
+    )
+
+
+def _encoded(
+    key: SeriesKey, fingerprint: str, place: int, rows: Rows, found: list[RowOutcome]
+) -> Series:
+    distinct = sorted({(each.outcome, each.value) for each in found}, key=repr)
+    if len(distinct) > _MOST:
+        raise TsevalError(f"{key[0]}: {len(distinct)} distinct outcomes of {key[2]}")
+    code = {pair: _character(number) for number, pair in enumerate(distinct)}
+    starts, start = {}, 0
+    for row, size in zip(rows.hashes, rows.rollouts, strict=True):
+        starts[row] = start
+        start += size
+    codes = [_MISSING] * start
+    for each in found:
+        at = starts[each.row] + each.rollout
+        if codes[at] != _MISSING:
+            raise TsevalError(
+                f"{key[0]}: two rows are {each.row}, rollout {each.rollout}",
+                hint="a bug of the benchmark: its sample ids are not unique",
+            )
+        codes[at] = code[each.outcome, each.value]
+    benchmark, group, metric, judge = key
+    return Series(
+        benchmark=benchmark,
+        group=group,
+        metric=metric,
+        judge=judge,
+        fingerprint=fingerprint,
+        rows=place,
+        legend={code[pair]: pair for pair in distinct},
+        codes="".join(codes),
+    )
+
+
+def _character(number: int) -> str:
+    if number < len(_PLAIN):
+        return _PLAIN[number]
+    return chr(_FIRST_FURTHER + number - len(_PLAIN))
+
+
+def decoded(rows: Rows, series: Series) -> Iterator[RowOutcome]:
+    """Yield the rows of a series.
+
+    Raises:
+        ConfigError: Its characters do not fit its rows.
+    """
+    if len(series.codes) != sum(rows.rollouts):
+        raise ConfigError(
+            f"{series.benchmark}: {len(series.codes)} outcomes of {sum(rows.rollouts)} rollouts"
+        )
+    place = 0
+    for row, cluster, size in zip(rows.hashes, rows.clusters, rows.rollouts, strict=True):
+        for rollout in range(size):
+            code = series.codes[place]
+            place += 1
+            if code == _MISSING:
+                continue
+            if code not in series.legend:
+                raise ConfigError(f"{series.benchmark}: {code!r} is no outcome of its legend")
+            outcome, value = series.legend[code]
+            yield RowOutcome(row, rollout, rows.names[cluster], outcome, value)
