@@ -33,6 +33,7 @@ ENGINE_PLUGINS = (
     "tseval.models.vllm",
     "tseval.report.figures",
     "tseval.testing",
+    "tseval.train",
 )
 ENTRY_POINT_GROUP = "tseval"
 

@@ -1,0 +1,162 @@
+"""``thinksafe``: train a model on its own safe answers, drawn by telling it to refuse.
+
+The model answers harmful prompts under a one-line notice that asks for a refusal, and benign
+prompts as they are. What judges find safe is trained on, without the notice: the student's own
+distribution, filtered, which is nearer to it than any teacher's.
+
+Source: arXiv 2601.23143.
+Differs: Judges see answer and trace apart; what was drawn under the notice has to be a refusal;
+leaks of the notice, loops, cut answers, duplicates and refusals of benign prompts are dropped.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tseval.errors import ConfigError
+from tseval.roles import TrainerCard
+
+from .records import Fitted, Gathered, PromptKind
+
+if TYPE_CHECKING:
+    from tseval.session import Session
+
+    from .filters import Filtered, Rules
+    from .job import Job
+    from .prompts import Prompts
+    from .records import Recipe
+    from .synthesis import Draw
+
+# ``-T`` options of trainers that draw and filter.
+OPTIONS = {
+    "exclude": "sources whose prompts are not trained on, joined by '+'; NAME:N takes its first N"
+    " rows, as --limit N does",
+    "lost": "most share of rows on which a judge may fail, default 0.01",
+    "benign-refusals": "'drop' (default) or 'keep'",
+}
+
+
+class ThinkSafe:
+    """The trainer; see the module's docstring."""
+
+    card = TrainerCard(
+        name="thinksafe",
+        summary="its own safe answers to harmful prompts, drawn under a notice that asks to refuse",
+        takes=("harmful", "benign"),
+        paper="arXiv 2601.23143",
+        options=OPTIONS,
+    )
+
+    async def gather(self, session: "Session", job: "Job") -> Gathered:
+        """Draw under the notice, filter; see ``tseval.roles.Trainer``."""
+        return await gather_own(session, job, steer=True)
+
+    def fit(self, gathered: Gathered, job: "Job") -> Fitted:
+        """Fit an adapter; see ``tseval.train.sft``."""
+        from .sft import fit
+
+        return fit(gathered, job)
+
+
+async def gather_own(
+    session: "Session",
+    job: "Job",
+    *,
+    steer: bool,
+    kinds: tuple[PromptKind, ...] = ("harmful", "benign"),
+) -> Gathered:
+    """Read prompts, draw the model's own answers, filter, and weigh where the recipe says so.
+
+    Args:
+        session: The run in which answers are drawn.
+        job: The training.
+        steer: Whether harmful prompts are asked under the notice.
+        kinds: Which prompts are asked.
+
+    Raises:
+        ConfigError: An option, a source or the choice of judges is wrong.
+        DataError: Prompts cannot be read.
+        TrainingError: A judge failed too often, or nothing of a kind is left.
+    """
+    from .accepted import require_some
+    from .filters import filter_draws
+    from .prompts import read_prompts
+    from .synthesis import synthesise
+
+    check_options(job.recipe, OPTIONS)
+    rules = rules_of(session, job.recipe)
+    prompts = await asyncio.to_thread(
+        read_prompts, job.recipe, job.registry, evaluated=job.evaluated, kinds=kinds
+    )
+    draws = await synthesise(session, job, prompts, steer=steer)
+    filtered = await asyncio.to_thread(filter_draws, draws, rules)
+    asked = [kind for kind in kinds if prompts.of(kind)]
+    require_some(filtered.examples, filtered.falls, asked)
+    gathered = gathered_of(prompts, draws, filtered)
+    if job.recipe.select != "deliberative":
+        return gathered
+    from .deliberative import weigh
+
+    examples = await weigh(session, job, gathered.examples)
+    return msgspec.structs.replace(gathered, examples=examples)
+
+
+def gathered_of(prompts: "Prompts", draws: list["Draw"], filtered: "Filtered") -> Gathered:
+    """Put together what a trainer hands on."""
+    from .accepted import acceptance
+
+    rollouts = [draw.rollout for draw in draws if draw.rollout is not None]
+    return Gathered(
+        examples=filtered.examples,
+        prompts=prompts.counts,
+        falls=filtered.falls,
+        acceptance=acceptance(draws, filtered),
+        dropped=prompts.dropped,
+        tokens=sum((each.trace_tokens or 0) + (each.answer_tokens or 0) for each in rollouts),
+        notes=prompts.notes,
+    )
+
+
+def rules_of(session: "Session", recipe: "Recipe") -> "Rules":
+    """Say what the filter goes by.
+
+    Raises:
+        ConfigError: An option is wrong, or the judges cannot filter.
+    """
+    from .filters import LOST_SHARE, Rules
+    from .synthesis import jury_of, thinks
+
+    kept = recipe.options.get("benign-refusals", "drop")
+    if kept not in ("drop", "keep"):
+        raise ConfigError(f"-T benign-refusals is {kept!r}", hint="drop or keep")
+    try:
+        lost = float(recipe.options.get("lost", LOST_SHARE))
+    except ValueError:
+        lost = -1.0
+    if not 0 <= lost <= 1:
+        raise ConfigError(
+            f"-T lost is {recipe.options['lost']!r}", hint="a share in [0, 1], such as 0.05"
+        )
+    return Rules(
+        jury=jury_of(session),
+        thinks=thinks(session),
+        forced=recipe.thinking.unclosed == "force",
+        complies=kept == "drop",
+        lost=lost,
+    )
+
+
+def check_options(recipe: "Recipe", options: dict[str, str]) -> None:
+    """Raise ConfigError for a ``-T`` option that a trainer does not have."""
+    known = set(options)
+    if recipe.select == "deliberative":
+        from .deliberative import OPTIONS as WEIGHING
+
+        known |= set(WEIGHING)
+    unknown = sorted(set(recipe.options) - known)
+    if unknown:
+        raise ConfigError(
+            f"{recipe.method} has no option -T {unknown[0]}",
+            hint=f"it takes {', '.join(sorted(known)) or 'none'}",
+        )
