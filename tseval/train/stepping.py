@@ -1,0 +1,348 @@
+"""TRL's SFTTrainer with this package's steps: own micro-batches, losses, checkpoints and looks."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from tseval.errors import TrainingError
+
+from .collate import Collator
+from .cost import Meter, Shape, reading_flops, training_flops
+from .losses import Passes, micro_loss
+from .records import Compute, Fit
+from .template import Row
+
+if TYPE_CHECKING:
+    from .job import Look
+
+# A checkpoint is made at least this often, so that a kill never costs more.
+_SAVE_SECONDS = 600.0
+_NOTE_SECONDS = 5.0
+# What a checkpoint needs to be gone on from, and a look at it does not.
+_RESUMED = ("optimizer.pt", "scheduler.pt", "scaler.pt")
+
+
+class Course(NamedTuple):
+    """What is trained on in which step.
+
+    Attributes:
+        steps: Indices of rows, one list an optimiser step.
+        epoch: Steps of one pass over all rows.
+    """
+
+    steps: list[list[int]]
+    epoch: int
+
+
+def course(rows: int, fit: Fit) -> Course:
+    """Lay out all steps of a training; a pass's last step takes what is left.
+
+    The order of a pass depends on the seed and its number alone.
+    """
+    import math
+
+    import numpy as np
+
+    epoch = math.ceil(rows / fit.batch)
+    wanted = math.ceil(fit.epochs * epoch - 1e-9)
+    total = wanted if fit.max_steps is None else min(wanted, fit.max_steps)
+    steps: list[list[int]] = []
+    number = 0
+    while len(steps) < total:
+        order = np.random.default_rng([fit.seed, number]).permutation(rows).tolist()
+        steps += [order[start : start + fit.batch] for start in range(0, rows, fit.batch)]
+        number += 1
+    return Course(steps[:total], epoch)
+
+
+class Watch:
+    """What goes on beside the steps: saving, looking, telling, counting the cost.
+
+    Args:
+        fit: When to save.
+        course: The steps.
+        meter: Counts the cost.
+        spent: Where the cost is noted down for a process that goes on.
+        tell: Told of step, all steps and loss.
+        look: Looks at the model after a step, or None.
+        look_steps: Steps between looks.
+    """
+
+    def __init__(
+        self,
+        fit: Fit,
+        course: Course,
+        meter: Meter,
+        spent: Path,
+        tell: Callable[[int, int, float], None],
+        look: "Look | None" = None,
+        look_steps: int | None = None,
+    ) -> None:
+        self.course = course
+        self.meter = meter
+        self.stopped = ""
+        self._every = fit.save_steps or course.epoch
+        self._spent = spent
+        self._tell = tell
+        self._look = look
+        self._look_steps = look_steps
+        self._saved = self._noted = time.monotonic()
+
+    def looks_at(self, step: int) -> bool:
+        """Whether a step is looked at."""
+        return bool(self._look and self._look_steps) and step % (self._look_steps or 1) == 0
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a step is saved."""
+        due = time.monotonic() - self._saved > _SAVE_SECONDS
+        last = step == len(self.course.steps)
+        return last or due or step % self._every == 0 or self.looks_at(step)
+
+    def told(self, step: int, loss: float) -> None:
+        """Take notice of a step."""
+        self._tell(step, len(self.course.steps), loss)
+        if time.monotonic() - self._noted > _NOTE_SECONDS:
+            self.note()
+
+    def note(self) -> None:
+        """Write down what it has cost until now."""
+        self._noted = time.monotonic()
+        temporary = self._spent.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.encode(self.meter.read()))
+        temporary.replace(self._spent)
+
+    def saved(self, step: int, folder: Path) -> None:
+        """Take notice of a checkpoint: forget older ones, and look at it if its turn has come."""
+        self._saved = time.monotonic()
+        self.note()
+        self._prune(folder.parent, step)
+        if self.looks_at(step):
+            self.stopped = self.look(step, folder)
+
+    def look(self, step: int, folder: Path) -> str:
+        """Look at a checkpoint; say why to stop, or ''.
+
+        Draws of random numbers within change nothing of the training.
+        """
+        import torch
+
+        if self._look is None:
+            return ""
+        with self.meter.paused(), torch.random.fork_rng():
+            return self._look(step, folder)
+
+    def _prune(self, folder: Path, step: int) -> None:
+        for old in checkpoints(folder):
+            number = step_of(old)
+            if number >= step:
+                continue
+            if not self.looks_at(number):
+                shutil.rmtree(old)
+                continue
+            for name in _RESUMED:
+                (old / name).unlink(missing_ok=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in a folder, in the order of their steps; their state is written last."""
+    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return sorted(found, key=step_of)
+
+
+def read_spent(file: Path) -> Compute | None:
+    """What earlier processes spent; None where none did, or it cannot be read."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Compute)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def arguments(fit: Fit, folder: Path, steps: int, *, on_cpu: bool) -> Any:
+    """Arguments of TRL's trainer."""
+    from importlib import import_module
+
+    trl: Any = import_module("trl")
+    made: Any = trl.SFTConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=fit.batch,
+        # The steps are laid out beforehand, all as one pass.
+        num_train_epochs=1,
+        max_steps=steps,
+        learning_rate=fit.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(-(-fit.warmup * steps // 1)),
+        max_grad_norm=fit.clip,
+        weight_decay=0.0,
+        optim="adamw_torch",
+        # Weights keep their own precision and the adapter float32.
+        bf16=False,
+        fp16=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=fit.seed,
+        use_cpu=on_cpu,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+    )
+    if made.device.type == "cuda":
+        # One process takes one device; more are for `accelerate launch`.
+        made._n_gpu = 1
+    return made
+
+
+def make_trainer(
+    passes: Passes, rows: Sequence[Row], collator: Collator, watch: Watch, fit: Fit, **base: Any
+) -> Any:
+    """Build the trainer.
+
+    Args:
+        passes: The student.
+        rows: What is trained on.
+        collator: Makes the micro-batches of a step.
+        watch: What goes on beside.
+        fit: How it is fitted.
+        base: ``args``, ``processing_class`` and ``shape``.
+    """
+    from importlib import import_module
+
+    import torch
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import PrinterCallback
+
+    trl: Any = import_module("trl")
+    shape: Shape = base.pop("shape")
+
+    class Stepping(trl.SFTTrainer):  # type: ignore[misc]
+        def get_train_dataloader(self) -> Any:
+            return DataLoader(
+                self.train_dataset, batch_sampler=watch.course.steps, collate_fn=collator
+            )
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            passes.student.train()
+            inputs = self._prepare_inputs(inputs)
+            processes, labelled = self.args.world_size, inputs["labelled"]
+            sums = torch.zeros(3, device=self.args.device)
+            benign = torch.zeros(1, device=self.args.device)
+            recomputed = []
+            for batch in inputs["micro"]:
+                tokens = batch["input_ids"].numel()
+                recomputed.append(tokens > fit.micro_tokens)
+                passes.recompute(wanted=recomputed[-1])
+                loss = micro_loss(passes, batch, fit.kl)
+                (loss.total / labelled).backward()
+                sums += torch.stack([loss.total.detach(), loss.cross_entropy, loss.divergence])
+                benign += batch["benign"].sum() if fit.kl else 0
+            _add_up(self.model, [sums, benign], processes)
+            if not torch.isfinite(sums[0]):
+                raise TrainingError(
+                    f"the loss is {float(sums[0])} in step {self.state.global_step + 1}",
+                    hint="take a lower --lr, or --dtype float32",
+                )
+            self._count(inputs, any(recomputed), float(benign))
+            scored = {"cross_entropy": labelled - float(benign), "kl": float(benign)}
+            self.parts = {
+                name: float(value) / scored[name]
+                for name, value in zip(scored, sums[1:], strict=True)
+                if scored[name]
+            }
+            return sums[0] / labelled
+
+        def _count(self, inputs: Any, recomputed: bool, benign: float) -> None:
+            lengths = inputs["lengths"]
+            flops = training_flops(shape, lengths, inputs["labelled"], recomputed=recomputed)
+            if benign:
+                read = [
+                    len_
+                    for batch in inputs["micro"]
+                    if bool(batch["benign"].any())
+                    for len_ in batch["lengths"].tolist()
+                ]
+                flops += reading_flops(shape, read, int(benign))
+            self.step_tokens, self.step_labelled = sum(lengths), inputs["labelled"]
+            watch.meter.add(tokens=self.step_tokens, flops=flops)
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if "loss" in logs:
+                logs |= {"tokens": self.step_tokens, "labelled": self.step_labelled, **self.parts}
+            super().log(logs, start_time)
+
+        def create_model_card(self, *_: Any, **__: Any) -> None:
+            """Leave the card to whoever knows the whole training."""
+
+    class Beside(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_save = watch.saves_at(state.global_step)
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero and "loss" in state.log_history[-1]:
+                watch.told(state.global_step, state.log_history[-1]["loss"])
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                watch.saved(
+                    state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                )
+            watch.stopped = _agree(watch.stopped, args.world_size)
+            if watch.stopped:
+                control.should_training_stop = True
+
+    columns = {
+        "input_ids": [list(row.ids) for row in rows],
+        "labels": [row.labels for row in rows],
+        "weight": [row.weight for row in rows],
+        "benign": [row.benign for row in rows],
+    }
+    trainer = Stepping(
+        model=passes.student,
+        train_dataset=Dataset.from_dict(columns),
+        data_collator=collator,
+        callbacks=[Beside()],
+        **base,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _add_up(model: Any, more: list[Any], processes: int) -> None:
+    """Add gradients and sums over all processes; each has divided by the labels of them all."""
+    if processes == 1:
+        return
+    import torch
+
+    slopes = [p for p in model.parameters() if p.requires_grad]
+    for parameter in slopes:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    together = [*(p.grad for p in slopes), *more]
+    flat: Any = torch.cat([each.flatten().float() for each in together])
+    torch.distributed.all_reduce(flat)
+    for each, part in zip(together, flat.split([t.numel() for t in together]), strict=True):
+        each.copy_(part.view_as(each))
+
+
+def _agree(said: str, processes: int) -> str:
+    """Let every process know what the first one decided."""
+    if processes == 1:
+        return said
+    import torch
+
+    box = [said]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
