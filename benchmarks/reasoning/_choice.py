@@ -4,8 +4,8 @@ A letter counts where the text states it as its answer; the first kind that is t
 
 1. in the last ``\boxed{}`` or ``<answer>`` tag: ``C``, ``\text{(C)}``, ``C) text``;
 2. in the last statement: 'the answer is (C)', '**Answer: C**', 'the correct option is C', 'C is
-   correct', 'I choose C', or what stands below a heading 'Answer'; a statement that denies
-   ('is not C') is none;
+   correct', 'I choose C', a line that begins 'Answer - C', or what stands below a heading
+   'Answer'; a statement that denies ('is not C') is none;
 3. alone: the whole text or its last line is ``C``, ``(C).``, 'So C', or the only lines that begin
    as an option does begin with one letter ('C) text').
 
@@ -32,7 +32,7 @@ import tseval
 
 from ._final import spaced
 
-VERSION = "2"
+VERSION = "3"
 
 # Characters of a last line in which 'it is C' is looked for.
 _LINE = 500
@@ -78,6 +78,13 @@ _BACKWARD = re.compile(
 _HEADING = re.compile(
     rf"(?im:^[\s#*_>-]*(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?(?:answer|choice)[\s*_:.]*\n\s*)"
     rf"{_DRESS}(?:{_LETTER}|{_SMALL})"
+)
+_DASHED = re.compile(
+    r"(?im:^[\s#*_>-]*(?:(?:the|my|so|thus|hence)\s+)*(?:final\s+|correct\s+)*"
+    r"(?:answer|(?<=correct )(?:option|choice))[\s*_]*"
+    rf"(?:[-\u2013\u2014]+>?|=>|\u2192)\s*){_DRESS}(?:{_LETTER}|{_SMALL})"
+    # 'A - D' are several.
+    r"(?!\s*[-\u2013\u2014]\s*[A-J]\b)"
 )
 _MORE = re.compile(
     r"[)\]}*_$.\"']*\s*"
@@ -211,7 +218,7 @@ def _inside(content: str, choices: tuple[str, ...]) -> list[str]:
 def _stated(text: str, choices: tuple[str, ...]) -> list[str]:
     found = [
         one
-        for pattern in (_FORWARD, _CHOSEN, _BACKWARD, _HEADING)
+        for pattern in (_FORWARD, _CHOSEN, _BACKWARD, _HEADING, _DASHED)
         for one in _all(pattern, text)
         if not _is_denied(text, one)
     ]

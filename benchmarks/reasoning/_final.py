@@ -66,6 +66,12 @@ _STATEMENT = re.compile(
 _HEADING = re.compile(
     r"^[\s#*_>-]*(?:(?:the|my)\s+)?(?:final\s+)?answer[\s*_:.]*\n\s*(?P<rest>\S[^\n]*)", re.I | re.M
 )
+# 'Answer - 5' is 5, but 'Answer -5' may be -5.
+_DASHED = re.compile(
+    r"^(?P<lead>[\s#*_>-]*(?:(?:the|my)\s+)?(?:final\s+|correct\s+)?answer[*_]*)"
+    r"\s*(?:(?<=[\s*_])[-\u2013\u2014]+(?=\s)|-+>|=>|\u2192)\s*(?=\S)",
+    re.I | re.M,
+)
 _NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\b(?:format|if|unless|whether)\b", re.I)
 _DISPLAY = re.compile(r"(\\\[|\$\$)(.{1,2000}?)(\\\]|\$\$)", re.S)
 # A dollar opens a formula if no blank follows it, and closes one if no blank stands before it and
@@ -78,7 +84,8 @@ _FORMULA = re.compile(
 _BOLD = re.compile(r"(\*\*|__)(?=\S)(.{1,1000}?)(?<=\S)\1")
 _NUMBER = (
     r"[-+\u2212\u2013]?[ ]?(?:\\?[$\u20ac\u00a3\u00a5]\s?)?[-\u2212]?"
-    r"(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)?(?:\.?\d+|(?<=\d))"
+    r"(?:\d{1,3}(?:,\d{3})+(?![\d])|[1-9]\d{0,2}(?: \d{3})+(?!\d|\s*/|-[A-Za-z])"
+    r"|\d+)?(?:\.?\d+|(?<=\d))"
     r"(?:\s*[\u00bc-\u00be\u2150-\u215e])?"
     r"(?:e[-+]?\d+\b|\s*(?:\\times|\u00d7|\*|x)\s*10\s*\^\s*\{?-?\d+\}?)?"
     r"(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+(?:\.\d+)?)?(?:\s*\\?%)?"
@@ -112,7 +119,7 @@ _EMPTY_WORDS = re.compile(
 
 def final_answer(text: str) -> str | None:
     """Return the final answer as it is written, without its dressing; None where there is none."""
-    text = _signed(spaced(text))
+    text = _signed(_DASHED.sub(r"\g<lead>: ", spaced(text)))
     boxed, is_cut = _boxed(text)
     if boxed or is_cut:
         return boxed

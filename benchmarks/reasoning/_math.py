@@ -5,7 +5,8 @@ compares it with the reference. Two answers are the same if
 
 - their notation is (``\dfrac12`` and ``\frac{1}{2}``, ``1{,}000`` and ``1000``, ``073``, ``73``);
 - both are plain numbers of one value, exactly; a decimal with six places or more also equals the
-  number that rounds to it (``0.333333`` and ``1/3``, never ``0.33``);
+  number that rounds to it (``0.333333`` and ``1/3``, never ``0.33``), and one whose digits repeat
+  is its fraction (``0.\overline{3}`` and ``1/3``); a blank may part thousands (``5 000``);
 - both are tuples, points, intervals or matrices with the same brackets and entries, in order;
 - both are lists or sets with the same members in any order (``a \pm b`` are two);
 - both are the same words, whatever their case ('Evelyn'); a number in words is not a number;
@@ -40,7 +41,7 @@ from ._final import final_answer
 from ._formulas import NAMED, equal_formulas
 from ._notation import LENGTH, number_of, tidy, without_short_unit, without_units, words_of
 
-VERSION = "3"
+VERSION = "4"
 # A version of these can change what is equal.
 LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 

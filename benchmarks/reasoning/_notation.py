@@ -30,6 +30,7 @@ _SUPERSCRIPTS = str.maketrans(
 )
 _SUPERSCRIPT_RUN = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
 _SUBSCRIPT_RUN = re.compile("[\u2080-\u2089]+")
+_OVERLINED = re.compile("(?:\\d\u0305)+")
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 
 _DROPPED = re.compile(
@@ -65,6 +66,8 @@ _ALIASES = (
     (re.compile(r"\\sqrt\s*(\d)"), r"\\sqrt{\1}"),
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:,|\{,\})\d{3})+)(?!\d)")
+# A blank parts thousands as well ('5 000'), but not the whole from the part of a mixed number.
+_SPACED = re.compile(r"(?<![\d.,/])([1-9]\d{0,2})((?: \d{3})+)(?!\d|\s*(?:/|\\frac))")
 _CONNECTED = re.compile(
     r"(?:,\s*)?(?:\\text\s*\{\s*)?(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])(?:\s*\})?"
 )
@@ -90,6 +93,7 @@ def tidy(span: str) -> str:
     text = _SUBSCRIPT_RUN.sub(lambda one: f"_{{{unicodedata.normalize('NFKC', one[0])}}}", text)
     text = "".join(_SYMBOLS.get(one, one) for one in unicodedata.normalize("NFKC", text))
     text = "".join(_SYMBOLS.get(one, one) for one in text)
+    text = _OVERLINED.sub(lambda one: rf"\overline{{{re.sub(chr(0x305), '', one[0])}}}", text)
     text = re.sub(r",\s*\\!\s*", ",", text)
     text = re.sub(r"(?<=\d)(?:\\[,; ]|~|\u202f)(?=\d{3}(?!\d))", "", text)
     text = _FONTS.sub("", _DROPPED.sub(" ", text))
@@ -102,6 +106,7 @@ def tidy(span: str) -> str:
     text = _CONNECTED.sub(",", text)
     text = _THOUSANDS.sub(lambda one: one[1] + re.sub(r"\D", "", one[2]), text)
     text = re.sub(r"\s+", " ", text).strip()
+    text = _SPACED.sub(lambda one: one[1] + one[2].replace(" ", ""), text)
     return _without_dressing(text)
 
 
@@ -168,6 +173,9 @@ _PLAIN = re.compile(
     rf"(?P<whole>{_INTEGER})(?P<mixed>\s+\d+\s*/\s*\d+|\s*\\frac\s*\{{\d+\}}\s*\{{\d+\}})"
     rf"|(?P<top>\d+(?:\.\d+)?|\.\d+)\s*/\s*(?P<bottom>[-+]?\d+(?:\.\d+)?)"
     rf"|\\frac\s*\{{\s*(?P<ftop>[-+]?\d+(?:\.\d+)?)\s*\}}\s*\{{\s*(?P<fbottom>[-+]?\d+(?:\.\d+)?)\s*\}}"
+    # Digits that repeat without end.
+    rf"|(?P<before>\d*)\.(?P<once>\d*)(?:\\(?:overline|bar|dot)\s*(?:\{{\s*(?P<period>\d+)\s*\}}"
+    rf"|(?P<digit>\d))|\((?P<bracketed>\d+)\))"
     rf"|(?P<decimal>\d+\.?\d*|\.\d+)"
     rf"(?:[eE](?P<exp>[-+]?\d{{1,3}})|\s*\\(?:times|cdot)\s*10\s*\^\s*\{{?\s*(?P<power>[-+]?\d{{1,3}})\s*\}}?)?"
     rf")"
@@ -175,7 +183,10 @@ _PLAIN = re.compile(
 
 
 def number_of(text: str) -> Fraction | None:
-    r"""Read a plain number: integer, decimal, fraction, mixed, scientific. None if it is none."""
+    r"""Read a plain number: integer, decimal, fraction, mixed, scientific, repeating decimal.
+
+    None if it is none. Of ``0.1\overline{6}`` the digits under the line repeat: 1/6.
+    """
     if len(text) > LENGTH:
         return None
     text = text.strip()
@@ -192,6 +203,12 @@ def number_of(text: str) -> Fraction | None:
         if found["top"] or found["ftop"]:
             top, bottom = found["top"] or found["ftop"], found["bottom"] or found["fbottom"]
             return sign * Fraction(top) / Fraction(bottom)
+        period = found["period"] or found["digit"] or found["bracketed"]
+        if period:
+            once = found["once"]
+            start = Fraction(int(f"{found['before']}{once}" or "0"), 10 ** len(once))
+            repeated = Fraction(int(period), 10 ** len(period) - 1) / 10 ** len(once)
+            return sign * (start + repeated)
         power = found["exp"] or found["power"] or "0"
         return sign * Fraction(found["decimal"].rstrip(".")) * Fraction(10) ** int(power)
     except (ZeroDivisionError, ValueError):
