@@ -76,14 +76,19 @@ def tango_interval(only_a: int, only_b: int, n: int, level: float = 0.95) -> Est
     """
     only_a, only_b = _checked_discordant(only_a, only_b)
     _, n = checked_counts(only_a + only_b, n)
-    z = normal_quantile(level)
+    low, high = tango_limits(only_a, only_b, n, normal_quantile(level))
     return Estimate(
         value=(only_a - only_b) / n,
-        low=-_tango_upper(only_b, only_a, n, z),
-        high=_tango_upper(only_a, only_b, n, z),
+        low=low,
+        high=high,
         level=level,
         method="tango",
     )
+
+
+def tango_limits(only_a: float, only_b: float, n: float, z: float) -> tuple[float, float]:
+    """Return the limits of :func:`tango_interval` for a quantile; counts need not be whole."""
+    return -_tango_upper(only_b, only_a, n, z), _tango_upper(only_a, only_b, n, z)
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -186,7 +191,7 @@ def cohen_kappa(table: ArrayLike) -> float:
     return float(cohens_kappa(counts, return_results=False))
 
 
-def _tango_upper(only_a: int, only_b: int, n: int, z: float) -> float:
+def _tango_upper(only_a: float, only_b: float, n: float, z: float) -> float:
     """Upper limit of a - b: where the score statistic under the constrained likelihood is -z."""
     gap = only_a - only_b
     if gap == n:
