@@ -59,10 +59,10 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
     Source: arXiv 2601.23143, section on training: LoRA, AdamW, cosine, prompts masked.
     Differs: rows that are too long are dropped, not cut; one normaliser a step.
     """
-    _require_libraries()
+    require_libraries()
     folder, how = job.folder.checkpoints, job.recipe.fit
     spent = folder / "spent.json"
-    with _said_plainly(how):
+    with said_plainly(how):
         folder.mkdir(parents=True, exist_ok=True)
         meter = Meter("fit", read_spent(spent))
         prepared = _prepare(gathered, job)
@@ -71,19 +71,19 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
             course(len(prepared.rows.rows), how),
             meter,
             spent,
-            _teller(job),
+            teller(job),
             job.look,
             job.look_steps,
         )
         stopped = _train(prepared, watch, job)
         last = checkpoints(folder)[-1]
-        if _rank() == 0:
-            _copy_adapter(last, job.folder.adapter)
+        if rank_of_process() == 0:
+            copy_adapter(last, job.folder.adapter)
             watch.note()
     return Fitted(
         adapter=job.folder.adapter,
         step=step_of(last),
-        log=_log(last),
+        log=read_log(last),
         dropped=prepared.rows.dropped,
         compute=meter.read(),
         stopped=stopped,
@@ -120,7 +120,7 @@ def _prepare(gathered: Gathered, job: Job) -> _Prepared:
         most_tokens=how.micro_tokens,
         pad_id=student.text.pad_id,
         apart=how.kl > 0,
-        share=(_rank(), _processes()),
+        share=(rank_of_process(), _processes()),
     )
     return _Prepared(student, rows, passes, collator)
 
@@ -152,14 +152,16 @@ def _train(prepared: _Prepared, watch: Watch, job: Job) -> str:
     return watch.stopped
 
 
-def _teller(job: Job) -> Any:
+def teller(job: Job) -> Any:
+    """Give what tells a job's display of step, all steps and loss."""
+
     def tell(step: int, steps: int, loss: float) -> None:
         job.display.phase(f"training: step {step} of {steps}, loss {loss:.3f}", step / steps)
 
     return tell
 
 
-def _log(checkpoint: Path) -> tuple[StepLog, ...]:
+def read_log(checkpoint: Path) -> tuple[StepLog, ...]:
     """Read every step's log, also of the processes before."""
     state = msgspec.json.decode((checkpoint / "trainer_state.json").read_bytes())
     return tuple(
@@ -177,7 +179,7 @@ def _log(checkpoint: Path) -> tuple[StepLog, ...]:
     )
 
 
-def _copy_adapter(checkpoint: Path, adapter: Path) -> None:
+def copy_adapter(checkpoint: Path, adapter: Path) -> None:
     """Put an adapter where the result belongs; never half of one."""
     temporary = adapter.with_name(f"{adapter.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -188,7 +190,8 @@ def _copy_adapter(checkpoint: Path, adapter: Path) -> None:
     temporary.replace(adapter)
 
 
-def _rank() -> int:
+def rank_of_process() -> int:
+    """Number of this process among those that train together; 0 is the first, or the only one."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -196,7 +199,7 @@ def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _require_libraries() -> None:
+def require_libraries() -> None:
     """Raise TrainingError unless everything that trains can be imported."""
     import logging
     from importlib import import_module
@@ -213,7 +216,7 @@ def _require_libraries() -> None:
 
 
 @contextmanager
-def _said_plainly(fit: Fit) -> Iterator[None]:
+def said_plainly(fit: Fit) -> Iterator[None]:
     """Turn a machine's failures into errors that say what to do.
 
     Raises:

@@ -299,7 +299,7 @@ def make_trainer(
                 watch.saved(
                     state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 )
-            watch.stopped = _agree(watch.stopped, args.world_size)
+            watch.stopped = agree(watch.stopped, args.world_size)
             if watch.stopped:
                 control.should_training_stop = True
 
@@ -337,7 +337,7 @@ def _add_up(model: Any, more: list[Any], processes: int) -> None:
         each.copy_(part.view_as(each))
 
 
-def _agree(said: str, processes: int) -> str:
+def agree(said: str, processes: int) -> str:
     """Let every process know what the first one decided."""
     if processes == 1:
         return said
