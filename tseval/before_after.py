@@ -1,7 +1,7 @@
 """Two deliberation scorecards side by side: what changed between two runs, and by how much."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from msgspec import Struct
 from .deliberation import DeliberationCard, Finding, deliberation
 from .errors import ConfigError, NotComparable
 from .judgement.agreement import journal_gap
+from .judgement.pairs import paired_difference, paired_rates, read_pairable
 from .judgement.rows import judgements_of, read_rows
 from .protocol import differing
 from .roles import MetricSpec
 from .runfolder import RunFolder, Scorecard
-from .stats_compare import tango_interval
 from .types import Estimate, Score, Unit
 
 _LEVEL = 0.95
@@ -69,6 +69,29 @@ class _Side(NamedTuple):
     card: DeliberationCard
 
 
+class _Named(NamedTuple):
+    folder: RunFolder
+    scorecard: Scorecard
+
+
+def all_changes(
+    baseline: RunFolder, candidate: RunFolder, metrics: Mapping[str, object]
+) -> list[Changes]:
+    """Compare what two runs have in common: scores, and deliberation scorecards.
+
+    Arguments are those of :func:`score_changes`.
+
+    Raises:
+        ConfigError: They have nothing in common, or one of them alone has probes.
+        NotComparable: Something was measured under different protocols; names the fields.
+    """
+    probed = any(folder.measurements() for folder in (baseline, candidate))
+    cards = [folder.scorecard() for folder in (baseline, candidate)]
+    there, here = ({_place(s) for s in card.scores if _plain(card, s)} for card in cards)
+    found = [] if probed and not there & here else [score_changes(baseline, candidate, metrics)]
+    return [*found, *changes_between(baseline, candidate, metrics)] if probed else found
+
+
 def changes_between(
     baseline: RunFolder, candidate: RunFolder, metrics: Mapping[str, object]
 ) -> list[Changes]:
@@ -119,13 +142,7 @@ def _compared(before: _Side, after: _Side, metrics: Mapping[str, object]) -> Cha
     ]
     alone = [title for (_, title) in {**there, **here} if (_, title) not in there.keys() & here]
     notes = [f"in one of the runs only: {'; '.join(alone)}"] if alone else []
-    if any(row.difference is not None and "independent" in row.difference.method for row in rows):
-        notes.append(
-            "differences marked 'independent' take the two runs as independent samples, though"
-            " both were asked the same prompts: as a rule their intervals are too wide"
-        )
-    if _named(before) == _named(after):
-        notes.append("both runs name the same model")
+    notes += _notes(rows, (before, after))
     return Changes(
         before=_named(before),
         after=_named(after),
@@ -135,13 +152,105 @@ def _compared(before: _Side, after: _Side, metrics: Mapping[str, object]) -> Cha
     )
 
 
-def _named(side: _Side) -> str:
+def _notes(rows: Sequence[Change], sides: "Sequence[_Side | _Named]") -> Iterator[str]:
+    if any(row.difference is not None and "independent" in row.difference.method for row in rows):
+        yield (
+            "differences marked 'independent' take the two runs as independent samples, though"
+            " both were asked the same prompts: as a rule their intervals are too wide"
+        )
+    if len({_named(side) for side in sides}) == 1:
+        yield "both runs name the same model"
+
+
+def _named(side: "_Side | _Named") -> str:
     """Name a model with what it was under: as a rule that is what the comparison is about."""
     spec = side.folder.manifest.spec
     under = [spec.intervention] if spec.intervention else []
     if prompt := side.scorecard.system_prompt_hash:
         under.append(f"system prompt {prompt[:6]}")
-    return " under ".join(filter(None, (side.card.subject, " and ".join(under))))
+    return " under ".join(filter(None, (side.scorecard.subject.name, " and ".join(under))))
+
+
+# -- benchmarks of prompts and of questions
+
+
+def score_changes(
+    baseline: RunFolder, candidate: RunFolder, metrics: Mapping[str, object]
+) -> Changes:
+    """Compare the scores of two runs, benchmark by benchmark; probes and averages are left out.
+
+    Args:
+        baseline: The run before: the base model, or the model without a defence.
+        candidate: The run after.
+        metrics: Registered metrics by name.
+
+    Raises:
+        ConfigError: No score is common to both.
+        NotComparable: One was measured under different protocols; names the fields.
+    """
+    sides = [(folder, folder.scorecard()) for folder in (baseline, candidate)]
+    there, here = ({_place(s): s for s in card.scores if _plain(card, s)} for _, card in sides)
+    shared = [place for place in here if place in there]
+    if not shared:
+        raise ConfigError(
+            f"{baseline.path} and {candidate.path} have no score in common",
+            hint="compare runs of the same benchmarks under the same judges",
+        )
+    fields: dict[str, list[str]] = defaultdict(list)
+    for place in shared:
+        protocols = (
+            card.protocols.get(scores[place].fingerprint, {})
+            for (_, card), scores in zip(sides, (there, here), strict=True)
+        )
+        for name in differing(*protocols):
+            if place[0] not in fields[name]:
+                fields[name].append(place[0])
+    _refuse_different(fields, baseline, candidate)
+    rows = [read_pairable(folder, card) for folder, card in sides]
+    several = len({place[3] for place in shared if place[3]}) > 1
+    changes = []
+    for place in shared:
+        paired = paired_difference(rows, there[place], here[place], metrics)
+        changes.append(_changed_score(there[place], here[place], paired, several))
+    sides_named = [_Named(folder, card) for folder, card in sides]
+    return Changes(
+        before=_named(sides_named[0]),
+        after=_named(sides_named[1]),
+        judge=", ".join(dict.fromkeys(place[3] for place in shared if place[3])),
+        changes=tuple(changes),
+        notes=tuple(_notes(changes, sides_named)),
+    )
+
+
+def _place(score: Score) -> tuple[str, str, str, str]:
+    return score.benchmark, score.group, score.metric, score.judge
+
+
+def _plain(card: Scorecard, score: Score) -> bool:
+    return not (score.member or score.group == "average" or card.is_probed(score))
+
+
+def _changed_score(there: Score, here: Score, paired: Estimate | None, several: bool) -> Change:
+    found = None
+    if there.estimate is not None and here.estimate is not None:
+        found = paired or independent(there.estimate, here.estimate)
+    named = [here.benchmark, here.group, here.title or here.metric.replace("_at_", "@")]
+    named += [here.judge] if several else []
+    why = [f"{name}: {s.undefined}" for name, s in (("before", there), ("after", here))]
+    return Change(
+        key=here.metric,
+        title=", ".join(filter(None, named)),
+        unit=here.unit,
+        higher_is_better=here.higher_is_better,
+        axis=here.metric,
+        before=there.estimate,
+        after=here.estimate,
+        n_before=there.n,
+        n_after=here.n,
+        undefined="" if found is not None else "; ".join(w for w in why if not w.endswith(": ")),
+        difference=found,
+        reading=_reading(found, here.higher_is_better),
+    )
 
 
 # -- comparable or not
@@ -154,10 +263,14 @@ def _require_alike(before: _Side, after: _Side) -> None:
         for name in names:
             if benchmark not in fields[name]:
                 fields[name].append(benchmark)
+    _refuse_different(fields, before.folder, after.folder)
+
+
+def _refuse_different(fields: Mapping[str, list[str]], before: RunFolder, after: RunFolder) -> None:
     if fields:
         shown = "; ".join(f"{name} ({', '.join(of)})" for name, of in sorted(fields.items()))
         raise NotComparable(
-            f"{before.folder.path} and {after.folder.path} were measured differently: {shown}",
+            f"{before.path} and {after.path} were measured differently: {shown}",
             hint="run both with the same --scale, --limit, --protocol, judges and data",
         )
 
@@ -249,24 +362,7 @@ def _paired(
         if any(len(each) > 1 for each in hits.values()):
             return None
         outcomes.append({cluster: each[0] for cluster, each in hits.items()})
-    return _tango(outcomes[0], outcomes[1])
-
-
-def _tango(there: dict[str, float | None], here: dict[str, float | None]) -> Estimate | None:
-    pairs = [(there[c], here[c]) for c in sorted(there.keys() & here)]
-    known = [(b, a) for b, a in pairs if b is not None and a is not None]
-    if not known or any(value not in (0, 1) for pair in known for value in pair):
-        return None
-    only_after = sum(a > b for b, a in known)
-    only_before = sum(b > a for b, a in known)
-    found = tango_interval(only_after, only_before, len(known))
-    return Estimate(
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        level=found.level,
-        method=f"paired (tango, {len(known)} prompts)",
-    )
+    return paired_rates(outcomes[0], outcomes[1])
 
 
 def _score(side: _Side, row: Finding) -> Score | None:

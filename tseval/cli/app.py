@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tseval.cli import doctor, export, judge, ls, plan, report, run, show
+from tseval.cli import doctor, export, judge, ls, plan, report, run, show, train
 from tseval.cli.common import Sections, errors
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("ls")(ls.command)
 app.command("show")(show.command)
 app.command("report")(report.command)
 app.add_typer(judge.app, name="judge")
+app.add_typer(train.app, name="train")
 app.command("export")(export.command)
 app.command("doctor")(doctor.command)
 

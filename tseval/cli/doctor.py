@@ -86,7 +86,7 @@ def _plugins() -> list[Finding]:
     from tseval.plugins import load_registry
 
     plugins = load_registry()
-    kinds = ("benchmarks", "judges", "backends")
+    kinds = ("benchmarks", "judges", "backends", "trainers")
     counts = ", ".join(f"{len(getattr(plugins, kind))} {kind}" for kind in kinds)
     found = [Finding("plugins", "ok", counts)]
     found.extend(

@@ -85,6 +85,14 @@ def _records(kind: str, plugins: "Registry") -> list[dict[str, Any]]:
             "summary": metric.summary,
         },
         "formats": lambda family: {"priority": family.priority},
+        "trainers": lambda trainer: {
+            "takes": ", ".join(trainer.card.takes),
+            "judges": "yes" if trainer.card.judges else "no",
+            "options": ", ".join(trainer.card.options),
+            "version": trainer.card.version,
+            "paper": trainer.card.paper,
+            "summary": trainer.card.summary,
+        },
         "interventions": lambda each: {
             "needs": ", ".join(getattr(each, "needs", ())),
             "options": ", ".join(getattr(each, "options", ())),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def command(
     run: Path = typer.Argument(..., help="A run's folder."),
     against: Path | None = option(
-        "--against", help="A run to compare the deliberation scorecard with: the one before."
+        "--against", help="A run to compare scores and the deliberation scorecard with: before."
     ),
     html: Path | None = option("--html", help="Write all of it as one web page into this file."),
     measurements: bool = option(
@@ -79,11 +79,11 @@ def command(
 
 
 def _changes(against: Path, folder: "RunFolder") -> "list[Changes]":
-    from tseval.before_after import changes_between
+    from tseval.before_after import all_changes
     from tseval.plugins import load_registry
     from tseval.runfolder import RunFolder
 
-    return changes_between(RunFolder.load(against), folder, load_registry().metrics)
+    return all_changes(RunFolder.load(against), folder, load_registry().metrics)
 
 
 def _write(folder: "RunFolder", path: Path, changes: "list[Changes]") -> None:

@@ -9,6 +9,8 @@ from tseval.protocol import fingerprint
 from tseval.requests import ModelSpec, Subject
 from tseval.types import Estimate, Sampling, Thinking
 
+from .looks import PanelRecord
+
 PromptKind = Literal["harmful", "benign"]
 Status = Literal["gathering", "fitting", "complete", "interrupted", "failed"]
 RECORD_SCHEMA = 1
@@ -76,9 +78,10 @@ class Panel(Struct, frozen=True, kw_only=True):
         prompts: Prompts a benchmark in each half; selection and the final figures use halves that
             share no prompt and no near-duplicate.
         judges: As ``RunSpec.judges``.
-        rule: How the best checkpoint is chosen; see ``tseval.train.panel``.
+        rule: How the best checkpoint is chosen; see ``tseval.train.looks``.
         alpha: One-sided level of the test that stops early, spent over all looks.
         margin: Rise of the over-refusal rate that is allowed, in shares.
+        answer_tokens: Most tokens of an answer; None: as the cards of the benchmarks have it.
         data_dirs: Local mirrors.
     """
 
@@ -89,6 +92,7 @@ class Panel(Struct, frozen=True, kw_only=True):
     rule: str = "least-asr"
     alpha: float = 0.05
     margin: float = 0.05
+    answer_tokens: int | None = None
     data_dirs: tuple[str, ...] = ()
 
 
@@ -300,6 +304,7 @@ class TrainRecord(Struct, kw_only=True):
         gathered: Without its examples, which stand in ``data/train.jsonl``.
         fitted: None until there is an adapter.
         compute: Of every phase.
+        panel: What the panel found; None without one.
         warnings: Remarks that belong beside the results.
         schema: Of this file.
     """
@@ -313,5 +318,6 @@ class TrainRecord(Struct, kw_only=True):
     gathered: Gathered | None = None
     fitted: Fitted | None = None
     compute: list[Compute] = []
+    panel: PanelRecord | None = None
     warnings: list[str] = []
     schema: int = RECORD_SCHEMA

@@ -1,0 +1,391 @@
+"""``tseval train``: realign a model on answers that are safe, and measure what that did."""
+
+import contextlib
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tseval.cli import train_report
+from tseval.cli.common import (
+    Sections,
+    errors,
+    given_values,
+    option,
+    read_config,
+    registry,
+    words,
+)
+from tseval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tseval.plugins import Registry
+    from tseval.requests import ModelSpec
+    from tseval.train.job import TrainFolder
+    from tseval.train.records import Recipe
+
+_WHAT, _HOW, _FIT = "What is trained", "How its data are made", "How it is fitted"
+_PANEL, _WHERE = "How it is measured on the way", "Where it goes"
+# No word that a trainer is likely to be called.
+_METHOD = "METHOD"
+# The embedded model is there to try things out, offline and in minutes.
+_DEMO_PROMPTS = {"harmful": ("quick_harmful",), "benign": ("quick_benign",)}
+_DEMO_JUDGES, _DEMO_TOKENS = ("refusal-rules",), 512
+
+
+class _Methods(TyperGroup):
+    """A group whose first word, where it names no command, is a trainer."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Give the command of a trainer; which one it is, the context knows by its name."""
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, _METHOD)
+
+
+app = typer.Typer(
+    cls=_Methods,
+    help="Train a model by a METHOD (tseval ls trainers), or report what its data cost.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("report")(train_report.command)
+
+
+@app.command(_METHOD, cls=Sections)
+def command(
+    context: typer.Context,
+    model: str | None = option(
+        "--model", "-m", panel=_WHAT, help="Path, hub id, or backend/name[@rev]; default: demo."
+    ),
+    model_option: list[str] = option(
+        "-M", "--model-option", panel=_WHAT, default=[], help="Backend option key=value; repeat."
+    ),
+    harmful: list[str] = option(
+        "--harmful",
+        panel=_WHAT,
+        default=[],
+        help="Harmful prompts: safechain (default), JSON Lines files, benchmarks.",
+    ),
+    benign: list[str] = option(
+        "--benign", panel=_WHAT, default=[], help="Benign prompts, likewise."
+    ),
+    teacher: list[str] = option(
+        "--teacher", panel=_WHAT, default=[], help="Files of finished answers, for sft."
+    ),
+    max_harmful: int | None = option(
+        "--max-harmful", panel=_WHAT, min=0, help="Most harmful prompts."
+    ),
+    max_benign: int | None = option("--max-benign", panel=_WHAT, min=0, help="Most benign ones."),
+    data_dir: list[str] = option(
+        "--data-dir", panel=_WHAT, default=[], help="Local mirror of prompts; repeat."
+    ),
+    draws: int = option("--draws", panel=_HOW, default=1, min=1, help="Answers a harmful prompt."),
+    judge: list[str] = option(
+        "--judge",
+        "-j",
+        panel=_HOW,
+        default=[],
+        help="All have to find an answer safe; default: llama-guard-3, for demo refusal-rules.",
+    ),
+    judge_option: list[str] = option(
+        "-J", "--judge-option", panel=_HOW, default=[], help="Backend option of judges' models."
+    ),
+    temperature: float = option(
+        "--temperature", panel=_HOW, default=0.6, min=0.0, help="Of the answers drawn."
+    ),
+    top_p: float = option("--top-p", panel=_HOW, default=0.95, min=0.0, max=1.0, help="Likewise."),
+    top_k: int = option("--top-k", panel=_HOW, default=0, min=0, help="Likewise; 0: all."),
+    answer_tokens: int | None = option(
+        "--answer-tokens", panel=_HOW, min=1, help="Most tokens; default: 16384, for demo 512."
+    ),
+    thinking: str = option(
+        "--thinking", panel=_HOW, default="default", help="default, off or forced."
+    ),
+    thinking_budget: int = option(
+        "--thinking-budget", panel=_HOW, default=16384, min=1, help="Most tokens of a trace."
+    ),
+    select: str = option(
+        "--select", panel=_HOW, default="all", help="all, or deliberative: weigh what decides."
+    ),
+    seed: int = option("--seed", panel=_HOW, default=0, help="Of draws, order and adapter."),
+    trainer_option: list[str] = option(
+        "-T", "--trainer-option", panel=_HOW, default=[], help="The method's option key=value."
+    ),
+    lora_rank: int = option("--lora-rank", panel=_FIT, default=32, min=1, help="Of the adapter."),
+    lora_alpha: int = option("--lora-alpha", panel=_FIT, default=16, min=1, help="Its scale."),
+    lora_dropout: float = option(
+        "--lora-dropout", panel=_FIT, default=0.05, min=0.0, max=1.0, help="Its dropout."
+    ),
+    lora_targets: str = option(
+        "--lora-targets",
+        panel=_FIT,
+        default="all-linear",
+        help="all-linear, default (PEFT's), or names of layers.",
+    ),
+    lr: float = option("--lr", panel=_FIT, default=1e-5, min=0.0, help="Peak learning rate."),
+    warmup: float = option(
+        "--warmup", panel=_FIT, default=0.1, min=0.0, max=1.0, help="Share of steps that rise."
+    ),
+    epochs: float = option("--epochs", panel=_FIT, default=3.0, min=0.0, help="Passes."),
+    max_steps: int | None = option("--max-steps", panel=_FIT, min=1, help="End sooner."),
+    batch: int = option("--batch", panel=_FIT, default=8, min=1, help="Examples a step."),
+    micro_batch: int | None = option(
+        "--micro-batch", panel=_FIT, min=1, help="Examples a pass; default: by --micro-tokens."
+    ),
+    micro_tokens: int = option(
+        "--micro-tokens", panel=_FIT, default=4096, min=1, help="Tokens a pass."
+    ),
+    max_tokens: int = option(
+        "--max-tokens", panel=_FIT, default=16384, min=1, help="Longer examples are dropped."
+    ),
+    kl: float = option(
+        "--kl", panel=_FIT, default=0.0, min=0.0, help="Weight of the KL to the base on benign."
+    ),
+    dtype: str = option(
+        "--dtype", panel=_FIT, default="auto", help="Of frozen weights: auto, bfloat16, float32."
+    ),
+    save_steps: int | None = option(
+        "--save-steps", panel=_FIT, min=1, help="Steps between checkpoints; default: an epoch."
+    ),
+    eval_suite: list[str] = option(
+        "--eval-suite", panel=_PANEL, default=[], help="Suites or benchmarks before and after."
+    ),
+    eval_steps: int | None = option(
+        "--eval-steps", panel=_PANEL, min=1, help="Steps between looks; none: before and after."
+    ),
+    eval_prompts: int = option(
+        "--eval-prompts", panel=_PANEL, default=100, min=2, help="Of a benchmark, in each half."
+    ),
+    eval_judge: list[str] = option(
+        "--eval-judge", panel=_PANEL, default=[], help="Judges; default: refusal-rules."
+    ),
+    eval_answer_tokens: int | None = option(
+        "--eval-answer-tokens", panel=_PANEL, min=1, help="Most tokens; default: the cards'."
+    ),
+    keep: str = option(
+        "--keep", panel=_PANEL, default="least-asr", help="The checkpoint: least-asr or last."
+    ),
+    margin: float = option(
+        "--margin", panel=_PANEL, default=0.05, min=0.0, max=1.0, help="Allowed rise of refusals."
+    ),
+    alpha: float = option(
+        "--alpha", panel=_PANEL, default=0.05, min=0.0, max=0.5, help="Level of the early stop."
+    ),
+    out: Path | None = option("--out", "-o", panel=_WHERE, help="Folder of the training."),
+    merge: bool = option(
+        "--merge", panel=_WHERE, default=False, help="Write merged weights too, in float32."
+    ),
+    fresh: bool = option(
+        "--fresh", panel=_WHERE, default=False, help="Refuse to go on with what is there."
+    ),
+    config: Path | None = option(
+        "--config", "-C", panel=_WHERE, help="YAML with flags as keys; flags and variables win."
+    ),
+    without: list[str] = option("--without", default=[], help="Leave out plugins."),
+    json: bool = option("--json", default=False, help="Print the record as JSON on stdout."),
+    markdown: bool = option("--markdown", default=False, help="Print the tables as Markdown."),
+    debug: bool = option("--debug", default=False, help="Show tracebacks."),
+) -> None:
+    """Train a model by a method, and leave an adapter. Run the same command again to resume.
+
+    Exit codes: 0 fine; 1 something failed; 2 wrong usage; 5 more than 5% of the panel's outcomes
+    missing; 130 interrupted.
+    """
+    given = given_values(context)
+    with errors(debug=debug):
+        if config is not None:
+            read_config(config, context, given)
+        if given["out"] is None:
+            raise ConfigError("--out is missing", hint="--out DIR: the folder of the training")
+        plugins = registry(given["without"])
+        recipe = build_recipe(str(context.info_name), given, plugins)
+    raise SystemExit(_execute(recipe, plugins, given))
+
+
+def build_recipe(method: str, given: dict[str, Any], plugins: "Registry") -> "Recipe":
+    """Fold flags and defaults into a recipe.
+
+    Args:
+        method: The trainer.
+        given: Parameters of the command by name.
+        plugins: For the names of trainers and backends.
+
+    Raises:
+        ConfigError: An unknown name, or a value that is none of the flag's.
+    """
+    from tseval.cli.run import _one_of as one_of
+    from tseval.spec import DEFAULT_BACKEND, parse_model, parse_options
+    from tseval.train.records import Recipe
+    from tseval.types import Sampling, Thinking
+
+    plugins.trainers[method]
+    needs = {name: factory.needs_model for name, factory in plugins.backends.items()}
+    model = parse_model(given["model"], needs, options=parse_options(given["model_option"]))
+    plugins.backends[model.backend]
+    demo = model.backend == DEFAULT_BACKEND
+    tokens = given["answer_tokens"] or (_DEMO_TOKENS if demo else 16384)
+    if given["top_p"] == 0:
+        raise ConfigError("--top-p 0 keeps no token", hint="--temperature 0 is greedy")
+    return Recipe(
+        method=method,
+        model=model,
+        harmful=_sources("harmful", given, model),
+        benign=_sources("benign", given, model),
+        teacher=tuple(words(given["teacher"])),
+        max_harmful=given["max_harmful"],
+        max_benign=given["max_benign"],
+        draws=given["draws"],
+        sampling=Sampling(
+            temperature=given["temperature"],
+            top_p=given["top_p"],
+            top_k=given["top_k"],
+            answer_tokens=tokens,
+        ),
+        thinking=Thinking(
+            mode=one_of("thinking", given["thinking"], "default", "off", "forced"),
+            budget=given["thinking_budget"],
+            unclosed="exclude",
+        ),
+        judges=tuple(words(given["judge"])) or (_DEMO_JUDGES if demo else ("llama-guard-3",)),
+        judge_options=parse_options(given["judge_option"], flag="-J"),
+        select=one_of("select", given["select"], "all", "deliberative"),
+        adapter=_adapter(given),
+        fit=_fit(given),
+        panel=_panel(given),
+        data_dirs=tuple(words(given["data_dir"])),
+        seed=given["seed"],
+        options=parse_options(given["trainer_option"], flag="-T"),
+    )
+
+
+def _sources(kind: str, given: dict[str, Any], model: "ModelSpec") -> tuple[str, ...]:
+    from tseval.spec import DEFAULT_BACKEND
+
+    default = _DEMO_PROMPTS[kind] if model.backend == DEFAULT_BACKEND else ("safechain",)
+    return tuple(words(given[kind])) or default
+
+
+def _adapter(given: dict[str, Any]) -> Any:
+    from tseval.train.records import Adapter
+
+    return Adapter(
+        rank=given["lora_rank"],
+        alpha=given["lora_alpha"],
+        dropout=given["lora_dropout"],
+        targets=given["lora_targets"],
+    )
+
+
+def _fit(given: dict[str, Any]) -> Any:
+    from tseval.cli.run import _one_of as one_of
+    from tseval.train.records import Fit
+
+    return Fit(
+        epochs=given["epochs"],
+        max_steps=given["max_steps"],
+        learning_rate=given["lr"],
+        warmup=given["warmup"],
+        batch=given["batch"],
+        micro_batch=given["micro_batch"],
+        micro_tokens=given["micro_tokens"],
+        max_tokens=given["max_tokens"],
+        kl=given["kl"],
+        save_steps=given["save_steps"],
+        dtype=one_of("dtype", given["dtype"], "auto", "bfloat16", "float32"),
+        seed=given["seed"],
+    )
+
+
+def _panel(given: dict[str, Any]) -> Any:
+    from tseval.train.records import Panel
+
+    suites = tuple(words(given["eval_suite"]))
+    if given["eval_steps"] and not suites:
+        raise ConfigError(
+            "--eval-steps says when to look, and nothing says at what",
+            hint="--eval-suite names suites or benchmarks",
+        )
+    return Panel(
+        suites=suites,
+        steps=given["eval_steps"],
+        prompts=given["eval_prompts"],
+        judges=tuple(words(given["eval_judge"])) or ("refusal-rules",),
+        rule=given["keep"],
+        alpha=given["alpha"],
+        margin=given["margin"],
+        answer_tokens=given["eval_answer_tokens"],
+        data_dirs=tuple(words(given["data_dir"])),
+    )
+
+
+def _execute(recipe: "Recipe", plugins: "Registry", given: dict[str, Any]) -> int:
+    """Train, print, and say what the exit code is."""
+    from tseval.cli.progress import display
+    from tseval.train.flow import train
+
+    out: Path = given["out"]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
+    command = f"tseval {shlex.join(arguments)}"
+
+    def resume() -> str:
+        return command if (out / "train.json").exists() else ""
+
+    # A container's end, or a cluster's time limit, ends a training as cleanly as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        stack.enter_context(errors(debug=given["debug"], resume=resume))
+        shown = stack.enter_context(display())
+        folder = train(
+            recipe,
+            plugins,
+            shown,
+            out=out,
+            fresh=given["fresh"],
+            merge=given["merge"],
+            command=command,
+        )
+    with errors(debug=given["debug"]):
+        _print(folder, given)
+    return exit_code(folder)
+
+
+def exit_code(folder: "TrainFolder") -> int:
+    """0, or 5 where the panel has lost more than 5% of an axis, or could not be made."""
+    from tseval.runner import FAIL_SHARE
+
+    panel = folder.record.panel
+    if panel is None:
+        return 0
+    rates = [rate for look in panel.looks for rate in look.rates.values()]
+    lost = any(rate.lost > FAIL_SHARE * (rate.n + rate.lost) for rate in rates)
+    undefined = any(change.difference is None for change in panel.final)
+    missing = any(not look.rates for look in panel.looks)
+    return 5 if lost or undefined or missing else 0
+
+
+def _print(folder: "TrainFolder", given: dict[str, Any]) -> None:
+    """Print records on stdout, and where everything is on stderr."""
+    from msgspec import to_builtins
+
+    from tseval.cli.output import Form, print_json, print_page
+    from tseval.train.pages import parts_of
+
+    form: Form = "table"
+    if given["json"] or given["markdown"]:
+        form = "json" if given["json"] else "markdown"
+    if form == "json":
+        print_json(to_builtins(folder.record))
+    else:
+        for part in parts_of(folder.record):
+            print_page(part.page, form)
+    fitted = folder.record.fitted
+    assert fitted is not None
+    sys.stderr.write(
+        f"\n{fitted.adapter}: the adapter; tseval run --model {fitted.adapter} measures it\n"
+        f"{folder.path / 'report.html'} shows the training in a browser\n"
+    )
