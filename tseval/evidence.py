@@ -35,6 +35,7 @@ class Evidence(NamedTuple):
         token_bytes: Of journal and arrays, a new token; None if unknown.
         seconds: What looking took, for a pilot.
         folder: Of the earlier run.
+        skipped: Benchmarks that could not be asked there, with what the backend lacks.
         context: Tokens that prompt and rollout share; None if unknown.
         notes: What has to be said.
     """
@@ -49,6 +50,7 @@ class Evidence(NamedTuple):
     fixed_seconds: float = 0.0
     seconds: float | None = None
     folder: str = ""
+    skipped: Mapping[str, str] = MappingProxyType({})
     context: int | None = None
     notes: tuple[str, ...] = ()
 

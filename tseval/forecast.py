@@ -26,11 +26,12 @@ from .planning import (
     total_tokens,
 )
 from .plugins import Registry
-from .roles import Backend
+from .requests import Capabilities
+from .roles import Backend, BackendFactory
 from .runfolder import DEFAULT_ROOT
 from .spec import RunSpec
 from .stance_judging import stances_of
-from .workload import OTHERS, Workload, all_calls, workload
+from .workload import OTHERS, Workload, all_calls, on_backend, skipped, workload
 
 _SHARED = (
     "probes share rollouts, and each is planned as if it ran alone: together they take less, not"
@@ -82,6 +83,8 @@ async def plan(
     works = await asyncio.gather(
         *(asyncio.to_thread(workload, each, spec, seats, stances) for each in names)
     )
+    have = _most(spec, registry, backend)
+    works = [on_backend(*each, spec.model.backend, have) for each in zip(names, works, strict=True)]
     rollouts = sum(work.rollouts or 0 for work in works)
     found = None
     if earlier is not None or pilot is None:
@@ -90,10 +93,24 @@ async def plan(
     if found is None and pilot != 0 and there:
         rows = pilot or _pilot_rows(waiting, rollouts, len(there))
         found = await run_pilot(spec, registry, display, works, there, rows, waiting, pilot_seconds)
+    if found is not None and found.skipped:
+        # What a server can do is known only once it is reached.
+        whys = {name: why.splitlines()[0] for name, why in found.skipped.items()}
+        works = [skipped(w, whys[w.name]) if w.name in whys else w for w in works]
     made = _together(spec, works, found, out)
     if sum(isinstance(each.card, ProbeCard) for each in names) > 1:
         made = msgspec.structs.replace(made, notes=(*made.notes, _SHARED))
     return made
+
+
+def _most(spec: RunSpec, registry: Registry, backend: Backend | None) -> Capabilities:
+    """Say the most that a backend can do; what it shows no states of, its reader may."""
+    if backend is not None:
+        return backend.capabilities
+    factory: BackendFactory = registry.backends[spec.model.backend]
+    if factory.reader is None:
+        return factory.capabilities
+    return msgspec.structs.replace(factory.capabilities, hidden_states=True)
 
 
 def _pilot_rows(backend: Backend, rollouts: int, benchmarks: int) -> int:
@@ -204,6 +221,7 @@ def _part(work: Workload, spec: RunSpec, found: Evidence | None) -> _Part:
         resolution=tuple(resolution(on, n) for on, n in work.classes.items() if n),
         missing=work.missing,
         gated=work.gated,
+        skipped=work.skipped,
         page=work.page,
         warnings=work.warnings,
     )
@@ -299,7 +317,8 @@ def _notes(
     if missing:
         yield (
             f"{', '.join(missing)}: counts, if any, are those of cards, and not in the totals of"
-            " tokens, time and disk; such a benchmark fails, the others run all the same"
+            " tokens, time and disk; such a benchmark fails or is skipped, the others run all"
+            " the same"
         )
     pace = found.pace if found is not None else None
     if pace is None and (found is None or not found.calls):

@@ -152,6 +152,7 @@ async def run_pilot(
         calls=calls,
         fixed_seconds=(watch.began or time.monotonic()) - started,
         seconds=time.monotonic() - started,
+        skipped=dict(folder.manifest.skipped),
         context=watch.context,
         notes=tuple(_notes(watch, limit, folder.manifest)),
     )
@@ -254,7 +255,7 @@ def _pace(
 
 
 def _notes(watch: Watch, limit: float, manifest: Manifest) -> Iterator[str]:
-    for name, why in {**manifest.failed, **manifest.skipped}.items():
+    for name, why in manifest.failed.items():
         yield f"pilot: {name}: {why}"
     if watch.cut is None:
         return

@@ -109,6 +109,7 @@ class BenchmarkPlan(Struct, frozen=True, kw_only=True):
         missing: Why it cannot be measured here, or ''; the counts are then its card's. Mostly
             its data cannot be read.
         gated: Whether the data's owner has to grant access.
+        skipped: Whether that is because its backend cannot do what it needs.
         page: Where access is asked for, or the data is found, or what else is to be done.
         warnings: What is odd about its data.
     """
@@ -128,6 +129,7 @@ class BenchmarkPlan(Struct, frozen=True, kw_only=True):
     resolution: tuple[Resolution, ...] = ()
     missing: str = ""
     gated: bool = False
+    skipped: bool = False
     page: str = ""
     warnings: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from .panels import Panel
 from .planning import JudgeCalls, Limits
 from .prompt_benchmark import PromptBenchmark
 from .reasoning import ReasoningBenchmark
+from .requests import Capabilities
 from .roles import Benchmark, Sized
 from .spec import RunSpec
 from .stance_judging import StancePanel, StanceSeat
@@ -23,6 +24,8 @@ CLASSES: dict[bool | None, str] = {True: "harmful", False: "benign", None: "ques
 
 # What is asked of the model beside rollouts, and which field of a size counts it.
 OTHERS = {"continued": "continuations", "scored": "loglikelihoods", "read": "hidden_states"}
+# What a backend has to be able to do for it.
+_NEEDS = {"continued": "prefix", "scored": "logprobs", "read": "hidden_states"}
 
 
 class Workload(NamedTuple):
@@ -39,6 +42,7 @@ class Workload(NamedTuple):
     page: str = ""
     warnings: tuple[str, ...] = ()
     others: Mapping[str, int] = MappingProxyType({})
+    skipped: bool = False
 
 
 def workload(
@@ -116,6 +120,21 @@ def _coded(
         judges=judges,
         others={name: count for name, kind in OTHERS.items() if (count := getattr(size, kind))},
     )
+
+
+def on_backend(benchmark: Benchmark, work: Workload, name: str, have: Capabilities) -> Workload:
+    """Say that a run skips a benchmark, if its card or what it asks needs more than there is."""
+    needs = {*getattr(benchmark.card, "needs", ()), *(_NEEDS[kind] for kind in work.others)}
+    lacking = sorted(need for need in needs if not getattr(have, need))
+    if work.missing or not lacking:
+        return work
+    return skipped(work, f"backend {name!r} lacks {', '.join(lacking)}: the benchmark is skipped")
+
+
+def skipped(work: Workload, why: str) -> Workload:
+    """Say that a run skips a benchmark, and why."""
+    page = "run it on another backend, for example hf"
+    return work._replace(skipped=True, missing=why, page=page)
 
 
 def _limits_of(size: BenchmarkSize, limits: Limits) -> Limits:

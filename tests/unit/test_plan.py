@@ -1,6 +1,7 @@
 """Plans of scripted models: what is counted, what is looked at, and what cannot be known."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tseval.planning import Plan
 from tseval.plugins import load_registry
 from tseval.report.judges import markdown_page
 from tseval.report.plan import amount, clock, plan_page
-from tseval.requests import ModelSpec
+from tseval.requests import Capabilities, ModelSpec
 from tseval.runner import run
 from tseval.session import Session
 from tseval.spec import RunSpec
@@ -262,6 +263,12 @@ class Lacking(Coded):
         raise DataError("no rows anywhere", hint="look elsewhere")
 
 
+class Demanding(Coded):
+    async def run(self, session: Session) -> list[Any]:
+        session.require("logprobs")
+        raise AssertionError("the backend has none")
+
+
 class InCode:
     @hookimpl
     def register_benchmarks(self, register: Any) -> None:
@@ -269,6 +276,7 @@ class InCode:
         register(Sized("sized"))
         register(Lacking("lacking"))
         register(Stanced("stanced"))
+        register(Demanding("demanding"))
 
 
 def in_code(tmp_path: Path, *names: str) -> Plan:
@@ -334,6 +342,45 @@ def test_what_a_benchmark_in_code_lacks_is_said(tmp_path: Path) -> None:
     assert (each.missing, each.page, each.prompts) == ("no rows anywhere", "look elsewhere", None)
     assert not found.complete
     assert "no rows anywhere" in markdown_page(plan_page(found))
+
+
+def test_what_the_backend_cannot_do_is_said_and_left_out_of_the_totals(tmp_path: Path) -> None:
+    plain = ScriptedBackend(thinking, view=TAGS_VIEW, capabilities=Capabilities(prefix=True))
+    plugins = load_registry(extra=[InCode()])
+    wanted = spec(benchmarks=("quick_benign", "sized"))
+    found = finish(plan(wanted, plugins, Quiet(), pilot=0, backend=plain, out=tmp_path / "none"))
+    able, lacking = found.benchmarks
+    assert (able.missing, able.skipped) == ("", False)
+    assert lacking.skipped
+    assert lacking.missing == (
+        "backend 'scripted' lacks hidden_states, logprobs: the benchmark is skipped"
+    )
+    assert not found.complete
+    # 24 rollouts, of 400 and 256 tokens at most: those of the benchmark that runs.
+    assert found.tokens is not None
+    assert found.tokens.high == 24 * 656
+    page = markdown_page(plan_page(found))
+    assert re.search(r"\| sized +\| backend +\|", page)
+    assert "run it on another backend, for example hf" in page
+
+
+def test_what_a_pilot_had_to_skip_is_said_as_missing(tmp_path: Path) -> None:
+    class Fickle(ScriptedBackend):
+        """Finds out what it can do when it is started."""
+
+        async def start(self, report: Any) -> Any:
+            self.capabilities = Capabilities()
+            return await super().start(report)
+
+    plugins = load_registry(extra=[InCode()])
+    wanted = spec(benchmarks=("quick_benign", "demanding"))
+    backend = Fickle(thinking, view=TAGS_VIEW)
+    found = finish(plan(wanted, plugins, Quiet(), pilot=4, backend=backend, out=tmp_path / "none"))
+    able, lacking = found.benchmarks
+    assert (able.missing, able.looked_at, able.skipped) == ("", 4, False)
+    assert lacking.skipped
+    assert lacking.missing == "backend 'scripted' lacks logprobs"
+    assert lacking.page == "run it on another backend, for example hf"
 
 
 def test_a_pilot_is_larger_where_many_rollouts_take_no_longer(tmp_path: Path) -> None:

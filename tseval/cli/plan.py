@@ -27,7 +27,7 @@ def command(context: typer.Context, **_: Any) -> None:
     smallest difference that each benchmark can show. Lengths and speed come from an earlier run
     of the same model, or from a pilot of a few rollouts.
 
-    Exit codes: 0 fine; 1 something failed; 2 wrong usage; 5 a benchmark's data is missing.
+    Exit codes: 0 fine; 1 something failed; 2 wrong usage; 5 a benchmark cannot be measured.
     """
     given = given_values(context)
     with errors(debug=given["debug"]):

@@ -14,6 +14,7 @@ from tseval.errors import DataError
 from tseval.tables import find_file
 
 from ._columns import in_its_words
+from ._faults import fault_in, no_task
 from .records import Order, Refusal
 
 # lm-eval's own defaults; few-shot examples and shuffles depend on them.
@@ -35,7 +36,8 @@ def load(order: Order) -> "dict[str, Any] | Refusal":
         What ``TaskManager.load`` returns, or why the task is not run.
 
     Raises:
-        DataError: Local data lacks a split that the task needs.
+        DataError: Its file or its data cannot be read, or local data lacks a split that the task
+            needs.
     """
     import jinja2
 
@@ -55,6 +57,12 @@ def load(order: Order) -> "dict[str, Any] | Refusal":
                 f"its prompts name what its rows do not have: {error.message}",
                 hint="call the columns of the file in the --data-dir as the task does",
             ) from error
+        except Exception as error:
+            # The library's own message is often that of something it tried to do with nothing.
+            fault = fault_in(index, leaves)
+            if fault is None:
+                raise
+            raise fault from error
     if not order.unsafe_code:
         unsafe = [n for n, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
         if unsafe:
@@ -133,7 +141,7 @@ def _name_in(manager: Any, order: Order) -> str:
     for name, entry in manager.task_index.items():
         if entry.yaml_path is not None and Path(entry.yaml_path).resolve() == Path(order.file):
             return str(name)
-    raise DataError(f"{order.file} defines no task and no group", hint="it needs 'task: NAME'")
+    raise no_task(order.file)
 
 
 def _leaves(index: Mapping[str, Any], name: str) -> set[str] | None:

@@ -40,6 +40,8 @@ _WORKER = "tseval.lm_eval_tasks.worker"
 # A dataset may have to be fetched first; a scorer may run programs.
 _BUILD_SECONDS = 1800.0
 _SCORE_SECONDS = 3600.0
+# Errors that no data raises which could not be read.
+_OF_THE_FILE = ("ValueError:", "TypeError:", "KeyError:", "AttributeError:", "AssertionError:")
 
 
 class LmEvalCard(Struct, frozen=True, kw_only=True):
@@ -289,6 +291,8 @@ async def _built(answer: Awaitable[Any]) -> Built:
         built = msgspec.convert(await answer, Built)
     except RequestFailed as error:
         reason, hint = _reason(error)
+        if not hint and reason.startswith(_OF_THE_FILE):
+            hint = "mend the task's file, or the functions that it names"
         hint = hint or "its rows come from the hub, or from a file in a --data-dir"
         raise DataError(f"the task cannot be loaded: {reason}", hint=hint) from error
     if built.refusal is not None:

@@ -125,14 +125,14 @@ def _missing(plan: "Plan") -> Section:
     rows: list[Sequence[str]] = [
         (
             each.benchmark,
-            "gated" if each.gated else "missing",
+            "backend" if each.skipped else "gated data" if each.gated else "data",
             each.missing,
             f"ask for access at {each.page}" if each.gated else each.page,
         )
         for each in plan.benchmarks
         if each.missing
     ]
-    headings = ("benchmark", "data", "what was found", "what to do")
+    headings = ("benchmark", "missing", "what was found", "what to do")
     return Section("What cannot be measured here yet", headings, rows)
 
 
