@@ -183,7 +183,7 @@ def filter_draws(draws: Sequence[Draw], rules: Rules) -> Filtered:
                     came=len(rows),
                     fell=fell,
                     unknown=fates.count("unknown"),
-                    applies=not skipped,
+                    applies=not skipped and (fell > 0 or step.name != "closed" or rules.thinks),
                     note=skipped or step.note(kind, rules),
                 )
             )
@@ -253,7 +253,7 @@ def _refusals_allowed(kind: PromptKind, rules: Rules, steered: bool) -> str:
 def _unmarked(kind: PromptKind, rules: Rules) -> str:
     if rules.thinks:
         return "tseval's own closing counts (--unclosed force)" if rules.forced else ""
-    return "the model writes no thinking trace: what has one all the same fell"
+    return "the model writes no thinking trace; where one stands all the same, the row falls"
 
 
 _FIRST = (

@@ -71,7 +71,7 @@ class Prompts(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[PromptKind, int]:
         """Prompts of each kind."""
         found = Counter(prompt.kind for prompt in self.prompts)
         return {kind: found[kind] for kind in KINDS if found[kind]}
@@ -108,19 +108,32 @@ def read_prompts(
     for each in kinds:
         for source in recipe.harmful if each == "harmful" else recipe.benign:
             found += _of_source(source, each, recipe, registry, notes)
-    once, dropped = _once(found)
-    apart = (*evaluated, *excluded(recipe, registry))
-    kept, near = drop_near_duplicates(once, apart)
+    chosen, dropped = choose(found, recipe, registry, evaluated)
+    return Prompts(prompts=chosen, dropped=dropped, notes=tuple(dict.fromkeys(notes)))
+
+
+def choose(
+    prompts: Iterable[Prompt], recipe: Recipe, registry: "Registry", evaluated: Iterable[str]
+) -> tuple[tuple[Prompt, ...], dict[str, int]]:
+    """Keep each text once, drop what is evaluated, and cut each kind to its size.
+
+    Arguments and errors are those of :func:`read_prompts`.
+
+    Returns:
+        What is left, harmful prompts first, and how many are not, by reason.
+    """
+    once, dropped = _once(prompts)
+    kept, near = drop_near_duplicates(once, (*evaluated, *excluded(recipe, registry)))
     if near:
         dropped[NEAR] = near
     chosen: list[Prompt] = []
-    for each in kinds:
+    for each in KINDS:
         cap = recipe.max_harmful if each == "harmful" else recipe.max_benign
         ranked = _ranked((prompt for prompt in kept if prompt.kind == each), recipe.seed)
         chosen += ranked[:cap]
         if cap is not None and len(ranked) > cap:
             dropped[f"beyond --max-{each}"] = len(ranked) - cap
-    return Prompts(prompts=tuple(chosen), dropped=dropped, notes=tuple(dict.fromkeys(notes)))
+    return tuple(chosen), dropped
 
 
 def drop_near_duplicates(

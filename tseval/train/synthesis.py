@@ -70,7 +70,7 @@ def synthesis_spec(recipe: Recipe, registry: "Registry") -> "RunSpec":
     """Say which run a recipe's answers are drawn in.
 
     Where none of the recipe's judges labels refusals, 'refusal-rules' joins them: what was drawn
-    under the notice has to be a refusal.
+    under the notice has to be a refusal. A trainer that asks no judges gets none.
 
     Raises:
         ConfigError: A judge's specification is wrong.
@@ -78,15 +78,17 @@ def synthesis_spec(recipe: Recipe, registry: "Registry") -> "RunSpec":
     from tseval.judging import seat_judges
     from tseval.spec import RunSpec
 
-    judges = recipe.judges
-    seats = seat_judges(judges, registry, recipe.judge_options)
-    if not any("refusal" in seat.judge.card.labels for seat in seats.values() if seat.shown):
+    judges = recipe.judges if registry.trainers[recipe.method].card.judges else ()
+    seats = seat_judges(judges, registry, recipe.judge_options if judges else {})
+    if judges and not any(
+        "refusal" in seat.judge.card.labels for seat in seats.values() if seat.shown
+    ):
         judges = (*judges, DEFAULT_REFUSAL_JUDGE)
     return RunSpec(
         model=recipe.model,
         benchmarks=(),
         judges=judges,
-        judge_options=recipe.judge_options,
+        judge_options=recipe.judge_options if judges else {},
         sampling=recipe.sampling,
         answer_tokens_fixed=True,
         thinking=recipe.thinking,

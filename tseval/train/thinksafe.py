@@ -12,12 +12,10 @@ leaks of the notice, loops, cut answers, duplicates and refusals of benign promp
 import asyncio
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from tseval.errors import ConfigError
 from tseval.roles import TrainerCard
 
-from .records import Fitted, Gathered, PromptKind
+from .records import Fitted, Gathered
 
 if TYPE_CHECKING:
     from tseval.session import Session
@@ -50,7 +48,9 @@ class ThinkSafe:
 
     async def gather(self, session: "Session", job: "Job") -> Gathered:
         """Draw under the notice, filter; see ``tseval.roles.Trainer``."""
-        return await gather_own(session, job, steer=True)
+        check_options(job.recipe, OPTIONS)
+        prompts = await read(job)
+        return await gather_own(session, job, prompts, steer=True)
 
     def fit(self, gathered: Gathered, job: "Job") -> Fitted:
         """Fit an adapter; see ``tseval.train.sft``."""
@@ -59,47 +59,46 @@ class ThinkSafe:
         return fit(gathered, job)
 
 
+async def read(job: "Job") -> "Prompts":
+    """Read a training's prompts, without those that its panel asks.
+
+    Raises:
+        ConfigError, DataError: As ``tseval.train.prompts.read_prompts``.
+    """
+    from .prompts import read_prompts
+
+    return await asyncio.to_thread(read_prompts, job.recipe, job.registry, evaluated=job.evaluated)
+
+
 async def gather_own(
-    session: "Session",
-    job: "Job",
-    *,
-    steer: bool,
-    kinds: tuple[PromptKind, ...] = ("harmful", "benign"),
+    session: "Session", job: "Job", prompts: "Prompts", *, steer: bool
 ) -> Gathered:
-    """Read prompts, draw the model's own answers, filter, and weigh where the recipe says so.
+    """Draw the model's own answers, filter, and weigh where the recipe says so.
 
     Args:
         session: The run in which answers are drawn.
         job: The training.
+        prompts: What is asked.
         steer: Whether harmful prompts are asked under the notice.
-        kinds: Which prompts are asked.
 
     Raises:
-        ConfigError: An option, a source or the choice of judges is wrong.
-        DataError: Prompts cannot be read.
+        ConfigError: An option or the choice of judges is wrong.
         TrainingError: A judge failed too often, or nothing of a kind is left.
     """
     from .accepted import require_some
     from .filters import filter_draws
-    from .prompts import read_prompts
     from .synthesis import synthesise
 
-    check_options(job.recipe, OPTIONS)
     rules = rules_of(session, job.recipe)
-    prompts = await asyncio.to_thread(
-        read_prompts, job.recipe, job.registry, evaluated=job.evaluated, kinds=kinds
-    )
     draws = await synthesise(session, job, prompts, steer=steer)
     filtered = await asyncio.to_thread(filter_draws, draws, rules)
-    asked = [kind for kind in kinds if prompts.of(kind)]
-    require_some(filtered.examples, filtered.falls, asked)
+    require_some(filtered.examples, filtered.falls, list(prompts.counts))
     gathered = gathered_of(prompts, draws, filtered)
     if job.recipe.select != "deliberative":
         return gathered
     from .deliberative import weigh
 
-    examples = await weigh(session, job, gathered.examples)
-    return msgspec.structs.replace(gathered, examples=examples)
+    return await weigh(session, job, gathered)
 
 
 def gathered_of(prompts: "Prompts", draws: list["Draw"], filtered: "Filtered") -> Gathered:
@@ -109,7 +108,7 @@ def gathered_of(prompts: "Prompts", draws: list["Draw"], filtered: "Filtered") -
     rollouts = [draw.rollout for draw in draws if draw.rollout is not None]
     return Gathered(
         examples=filtered.examples,
-        prompts=prompts.counts,
+        prompts={kind: n for kind, n in prompts.counts.items()},
         falls=filtered.falls,
         acceptance=acceptance(draws, filtered),
         dropped=prompts.dropped,
