@@ -1,0 +1,294 @@
+"""Measure the theory on a training: draw, judge, score, and write down what came of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from tseval.errors import ConfigError
+from tseval.legs import Display, watched
+from tseval.protocol import canonical_json
+from tseval.requests import Subject
+from tseval.runfolder import write_whole
+from tseval.runner import open_session
+
+from .records import Example, Prompt, PromptKind
+from .synthesis import jury_of, synthesis_spec, thinks
+from .theory_draws import Asked, Drawn, Key, Scored, Tally, draw, law_of, tally
+from .theory_numbers import ASSUMED, Line, acceptance_lines, given_lines, law_lines
+from .theory_scores import Writer, score_drawn, score_examples
+from .theory_sources import Settings, answer_sets, pool_prompts, read_answers
+
+if TYPE_CHECKING:
+    from tseval.plugins import Registry
+    from tseval.session import Session
+    from tseval.spec import RunSpec
+
+    from .job import TrainFolder
+
+THEORY_SCHEMA = 1
+# Share of draws without a verdict above which a remark says so.
+_LOST_SHARE = 0.01
+
+
+class TheoryReport(Struct, frozen=True, kw_only=True):
+    """``theory/theory.json``: every number, and the draws that it was made of.
+
+    Attributes:
+        settings: What was measured.
+        method: Trainer.
+        subject: The base model, p.
+        execution: How it was run.
+        judges: The guard.
+        lines: The numbers.
+        assumptions: What they rest on, by name.
+        tallies: Draws by kind and law ('harmful · plain'), one entry a prompt.
+        notes: Remarks.
+        tokens: Tokens that were drawn.
+        schema: Of this file.
+    """
+
+    settings: Settings
+    method: str
+    subject: Subject
+    execution: dict[str, str] = {}
+    judges: tuple[str, ...]
+    lines: tuple[Line, ...]
+    assumptions: dict[str, str]
+    tallies: dict[str, tuple[Tally, ...]]
+    notes: tuple[str, ...] = ()
+    tokens: int = 0
+    schema: int = THEORY_SCHEMA
+
+
+class _Taught(NamedTuple):
+    """A teacher's draws and their log-probabilities under itself."""
+
+    name: str
+    drawn: list[Drawn]
+    own: dict[Key, Scored]
+
+
+def theory_folder(folder: "TrainFolder") -> Path:
+    """Where the theory of a training is measured: a run a model and decoding, and the report."""
+    return folder.path / "theory"
+
+
+def load_theory(folder: "TrainFolder") -> TheoryReport | None:
+    """Read what was measured; None where nothing was.
+
+    Raises:
+        ConfigError: The file is broken.
+    """
+    file = theory_folder(folder) / "theory.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=TheoryReport)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(
+            f"cannot read {file}: {error}", hint="remove it: the same command makes it again"
+        ) from error
+
+
+async def measure(
+    folder: "TrainFolder", registry: "Registry", display: Display, settings: Settings
+) -> TheoryReport:
+    """Measure a training's theory, and write it down; resumes like every run.
+
+    Args:
+        folder: Of the training; its base model is loaded again, the trained one is not.
+        registry: Everything that is registered.
+        display: Shows progress.
+        settings: What is measured.
+
+    Raises:
+        ConfigError: A size is too small, there are too few prompts, or the judges cannot judge.
+        CapabilityMissing: The backend gives no log-probabilities.
+        TsevalError: The run cannot go on.
+    """
+    settings.check()
+    prompts = pool_prompts(folder, registry, settings)
+    sets = answer_sets({"train.jsonl": folder.read_examples()}, settings)
+    steers = any(each.steered for _, group in sets for each in group)
+    spec = _spec(folder, registry, settings)
+    taught = None
+    if settings.teacher is not None:
+        taught = await _teach(folder, registry, display, settings, prompts["harmful"])
+    opened = open_session(spec, registry, display, out=_run(folder, "base", spec))
+    async with opened as (session, run), watched(session, display):
+        session.require("logprobs")
+        work = _Work(session, settings, spec)
+        lines, tallies = await work.kinds(prompts, steers)
+        if taught is not None:
+            plain = tallies["harmful · plain"]
+            more, tallies["harmful · teacher"] = await work.teacher(taught, plain)
+            lines += more
+        sets += answer_sets(read_answers(folder, settings, thinks(session)), settings)
+        for name, examples in sets:
+            lines += await work.given(name, examples)
+        report = TheoryReport(
+            settings=settings,
+            method=folder.record.recipe.method,
+            subject=msgspec.structs.replace(session.target.subject, execution={}),
+            execution=session.target.subject.execution,
+            judges=work.guard,
+            lines=tuple(lines),
+            assumptions=_assumptions(lines, work),
+            tallies={name: tuple(found) for name, found in tallies.items()},
+            notes=tuple([*work.notes, *_notes(tallies, taught)]),
+            tokens=sum(each.tokens for found in tallies.values() for each in found),
+        )
+        run.manifest.status = "complete"
+    write_whole(theory_folder(folder) / "theory.json", canonical_json(report))
+    return report
+
+
+class _Work:
+    """Draws and scores in the session on the base model."""
+
+    def __init__(self, session: "Session", settings: Settings, spec: "RunSpec") -> None:
+        self.session = session
+        self.jury = jury_of(session)
+        self.settings = settings
+        self.law = (spec.sampling, spec.thinking)
+        self.writer = Writer(session.target, spec.thinking.mode)
+        self.notes: list[str] = []
+
+    @property
+    def guard(self) -> tuple[str, ...]:
+        """Labels of the judges that make the event."""
+        return tuple(dict.fromkeys([*(self.jury.answer or (self.jury.refusal,)), *self.jury.trace]))
+
+    async def kinds(
+        self, prompts: Mapping[PromptKind, Sequence[Prompt]], steers: bool
+    ) -> tuple[list[Line], dict[str, list[Tally]]]:
+        """Measure the model's own law on each kind of prompts, and the steered one on harmful."""
+        lines: list[Line] = []
+        tallies: dict[str, list[Tally]] = {}
+        for kind, chosen in prompts.items():
+            if kind == "benign" and not self.jury.answer:
+                self.notes.append(
+                    "benign prompts: not measured, since no judge says which answers are harmful"
+                )
+                continue
+            if not chosen:
+                continue
+            drawn = await self._draw(chosen, "plain")
+            plain = tallies[f"{kind} · plain"] = tally(drawn)
+            lines += acceptance_lines(plain, kind, "plain")
+            if kind == "harmful" and steers:
+                drawn = await self._draw(chosen, "steered")
+                own = await score_drawn(self.session, self.writer, drawn, "steered")
+                base = await score_drawn(self.session, self.writer, drawn, "plain")
+                found = tallies[f"{kind} · steered"] = tally(drawn, own, base)
+                lines += acceptance_lines(found, kind, "steered")
+                lines += law_lines(found, plain, kind, "steered")
+        return lines, tallies
+
+    async def teacher(
+        self, taught: _Taught, plain: Sequence[Tally]
+    ) -> tuple[list[Line], list[Tally]]:
+        """Measure what a teacher's accepted answers cost the model."""
+        base = await score_drawn(self.session, self.writer, taught.drawn, "plain")
+        found = tally(taught.drawn, taught.own, base)
+        lines = acceptance_lines(found, "harmful", "teacher")
+        return [*lines, *law_lines(found, plain, "harmful", "teacher", foreign=True)], found
+
+    async def given(self, name: str, examples: Sequence[Example]) -> list[Line]:
+        """Measure finished answers."""
+        found = await score_examples(self.session, self.writer, examples)
+        scored = [
+            (each.prompt, value.logprob, value.tokens)
+            for each in examples
+            if (value := found[each.id]).logprob is not None
+        ]
+        drawn = all(each.draw for each in examples)
+        return given_lines(
+            [(prompt, logprob or 0.0, tokens) for prompt, logprob, tokens in scored],
+            name,
+            drawn=drawn,
+            lost=len(examples) - len(scored),
+        )
+
+    async def _draw(self, prompts: Sequence[Prompt], asked: Asked) -> list[Drawn]:
+        return await draw(
+            self.session, self.jury, prompts, asked=asked, draws=self.settings.draws, law=self.law
+        )
+
+
+async def _teach(
+    folder: "TrainFolder",
+    registry: "Registry",
+    display: Display,
+    settings: Settings,
+    prompts: Sequence[Prompt],
+) -> _Taught:
+    """Draw a teacher's answers, and score them under the teacher itself."""
+    assert settings.teacher is not None
+    spec = msgspec.structs.replace(_spec(folder, registry, settings), model=settings.teacher)
+    opened = open_session(spec, registry, display, out=_run(folder, "teacher", spec))
+    async with opened as (session, _), watched(session, display):
+        session.require("logprobs")
+        work = _Work(session, settings, spec)
+        drawn = await work._draw(prompts, "plain")
+        own = await score_drawn(session, work.writer, drawn, "plain")
+        return _Taught(session.target.subject.name, drawn, own)
+
+
+def _run(folder: "TrainFolder", who: str, spec: "RunSpec") -> Path:
+    """Name the run that the draws are kept in; others of another seed or length stand beside."""
+    return theory_folder(folder) / f"{who}-{spec.hash}"
+
+
+def _spec(folder: "TrainFolder", registry: "Registry", settings: Settings) -> "RunSpec":
+    """Say which run the draws are made in."""
+    spec = synthesis_spec(folder.record.recipe, registry)
+    sampling, thinking = law_of(spec.sampling, spec.thinking)
+    if settings.answer_tokens is not None:
+        sampling = msgspec.structs.replace(sampling, answer_tokens=settings.answer_tokens)
+    if settings.thinking_budget is not None:
+        thinking = msgspec.structs.replace(thinking, budget=settings.thinking_budget)
+    return msgspec.structs.replace(
+        spec, sampling=sampling, thinking=thinking, decoding="fixed", seed=settings.seed
+    )
+
+
+def _assumptions(lines: Sequence[Line], work: _Work) -> dict[str, str]:
+    sampling, thinking = work.law
+    tokens = f"{sampling.answer_tokens}"
+    if work.writer.start.format.thinks:
+        tokens = f"{thinking.budget} thinking and {sampling.answer_tokens} answer"
+    known = work.writer.end is not None
+    filled = {
+        "tokens": tokens,
+        "judges": " and ".join(work.guard),
+        "end": "the end of the turn included" if known else "without the end of the turn",
+        "model": work.session.target.subject.name,
+    }
+    used = {key for line in lines for key in line.assumes}
+    return {key: text.format(**filled) for key, text in ASSUMED.items() if key in used}
+
+
+def _notes(tallies: Mapping[str, Sequence[Tally]], taught: _Taught | None) -> list[str]:
+    notes = []
+    for name, found in tallies.items():
+        asked = sum(each.draws for each in found)
+        lost = sum(
+            each.why.get(why, 0) for each in found for why in ("no verdict", "failed", "overlong")
+        )
+        if lost > _LOST_SHARE * (asked + lost):
+            notes.append(
+                f"{name}: {lost} of {asked + lost} draws have no verdict, and are left out"
+            )
+        rewritten = sum(each.rewritten for each in found)
+        if rewritten:
+            notes.append(
+                f"{name}: {rewritten} answers were scored as the model would write them, since not"
+                " all of their tokens are known"
+            )
+    if taught is not None:
+        notes.append(f"the teacher is {taught.name}; no file of its answers is read for its KL")
+    return notes
