@@ -68,6 +68,14 @@ class Paired(Struct, frozen=True, kw_only=True):
         method = "tango" if self.freedom is None else "tango on effective pairs"
         return Estimate(value=self.difference, low=low, high=high, level=level, method=method)
 
+    def turned(self) -> "Paired":
+        """Return the same pairs for b - a."""
+        import msgspec
+
+        return msgspec.structs.replace(
+            self, rate_a=self.rate_b, rate_b=self.rate_a, only_a=self.only_b, only_b=self.only_a
+        )
+
     def worse(self) -> float:
         """Return the one-sided p-value of a <= b, from the same score as :meth:`interval`.
 

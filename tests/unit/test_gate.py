@@ -1,0 +1,204 @@
+"""The gate: pass, fail and cannot tell, each where its limits say so."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.sides import Hits, side
+from tseval.compare import compare
+from tseval.errors import ConfigError
+from tseval.gate import Policy, Rule, Verdict, decide, read_policy
+from tseval.outcomes import Outcomes
+from tseval.stats_compare import tango_interval
+
+ASR, ORR, PASS1 = "asr_nonrefusal", "orr", "pass_at_1"
+
+
+def gate(
+    before: dict[tuple[str, str], Hits],
+    after: dict[tuple[str, str], Hits],
+    *rules: Rule,
+    bare: bool = False,
+    **policy: object,
+) -> Verdict:
+    one, other = side("a", before), side("b", after)
+    if bare:
+        other = other._replace(outcomes=Outcomes())
+    found = compare(one, [other])[0]
+    return decide(Policy(metrics=rules, **policy), one, other, found)
+
+
+def few(n: int, hits: int) -> list[float | None]:
+    return [1.0] * hits + [0.0] * (n - hits)
+
+
+def test_a_metric_passes_below_its_margin_and_not_above_it() -> None:
+    upper = tango_interval(2, 0, 100, level=0.9).high
+    for margin, outcome in ((upper + 1e-6, "pass"), (upper - 1e-6, "cannot tell")):
+        found = gate(
+            {("o", ORR): few(100, 0)}, {("o", ORR): few(100, 2)}, Rule(metric=ORR, margin=margin)
+        )
+        assert found.outcome == outcome
+        (one,) = found.decisions
+        assert one.high == pytest.approx(upper)
+
+
+@pytest.mark.parametrize(("n", "limit"), [(40, 0.063), (100, 0.026), (250, 0.011)])
+def test_equal_runs_pass_only_where_the_prompts_suffice(n: int, limit: float) -> None:
+    same = {("o", ORR): few(n, 3)}
+    (told,) = gate(same, same, Rule(metric=ORR, margin=limit + 0.001)).decisions
+    assert told.outcome == "pass"
+    assert told.high == pytest.approx(limit, abs=0.001)
+    (short,) = gate(same, same, Rule(metric=ORR, margin=limit - 0.001)).decisions
+    assert short.outcome == "cannot tell"
+    assert short.needed is not None
+    assert n < short.needed < 1.3 * n
+
+
+def test_worse_is_what_the_metric_says_is_worse() -> None:
+    rule = Rule(metric=PASS1, margin=0.05)
+    lower = gate({("q", PASS1): few(60, 30)}, {("q", PASS1): few(60, 10)}, rule)
+    assert lower.outcome == "fail"
+    higher = gate({("q", PASS1): few(60, 10)}, {("q", PASS1): few(60, 30)}, rule)
+    assert higher.outcome == "pass"
+    assert higher.decisions[0].worsening == pytest.approx(-20 / 60)
+
+
+def test_a_worsening_within_the_margin_passes_even_where_it_is_shown() -> None:
+    found = gate(
+        {("o", ORR): few(1000, 10)}, {("o", ORR): few(1000, 30)}, Rule(metric=ORR, margin=0.05)
+    )
+    assert found.decisions[0].low is not None
+    assert found.decisions[0].low > 0
+    assert found.outcome == "pass"
+
+
+def test_a_fail_has_to_stand_after_holm_over_the_metrics() -> None:
+    # Six of a hundred: one-sided p is 0.007; among ten metrics it is not below 0.05.
+    before = {(f"o{n}", ORR): few(100, 0) for n in range(10)}
+    after = {**before, ("o0", ORR): few(100, 6)}
+    alone = gate(before, after, Rule(benchmark="o0", metric=ORR, margin=0.01))
+    assert alone.outcome == "fail"
+    every = gate(before, after, Rule(metric=ORR, margin=0.01))
+    first = every.decisions[0]
+    assert first.outcome == "cannot tell"
+    assert "adjustment" in first.reason
+    assert first.adjusted == pytest.approx(10 * first.pvalue)
+
+
+def test_many_excluded_rows_pass_on_their_worst_case_only() -> None:
+    before, rule = {("o", ORR): few(200, 0)}, Rule(metric=ORR, margin=0.05)
+    three: list[float | None] = [None] * 3 + [0.0] * 197
+    assert gate(before, {("o", ORR): three}, rule).outcome == "pass"
+    ten: list[float | None] = [None] * 10 + [0.0] * 190
+    found = gate(before, {("o", ORR): ten}, rule)
+    assert found.outcome == "cannot tell"
+    (one,) = found.decisions
+    assert one.worst_high == pytest.approx(tango_interval(10, 0, 200, level=0.9).high)
+    assert "excluded" in one.reason
+    wide = gate(before, {("o", ORR): ten}, Rule(metric=ORR, margin=0.12))
+    assert wide.outcome == "pass"
+    # Excluded before as well: the share did not rise, but is too high.
+    both = gate({("o", ORR): ten}, {("o", ORR): ten}, rule)
+    assert both.outcome == "cannot tell"
+    lenient = gate(before, {("o", ORR): ten}, Rule(metric=ORR, margin=0.05, excluded=0.1))
+    assert lenient.decisions[0].worst_high is not None, "the share rose by more than two points"
+    still = gate({("o", ORR): ten}, {("o", ORR): ten}, Rule(metric=ORR, margin=0.05, excluded=0.1))
+    assert still.outcome == "pass"
+
+
+def test_excluded_rows_without_their_outcomes_cannot_be_told() -> None:
+    ten: list[float | None] = [None] * 10 + [0.0] * 190
+    found = gate(
+        {("o", ORR): few(200, 0)}, {("o", ORR): ten}, Rule(metric=ORR, margin=0.5), bare=True
+    )
+    assert found.outcome == "cannot tell"
+
+
+@pytest.mark.parametrize(("rule", "passed"), [("pass", True), ("fail", False)])
+def test_the_policy_says_what_an_open_outcome_is(rule: str, passed: bool) -> None:
+    same = {("o", ORR): few(20, 0)}
+    found = gate(same, same, Rule(metric=ORR, margin=0.01), cannot_tell=rule)
+    assert found.outcome == "cannot tell"
+    assert found.passed is passed
+
+
+def test_one_failing_metric_fails_the_gate_whatever_the_others_say() -> None:
+    before = {("o", ORR): few(100, 0), ("h", ASR): few(100, 0)}
+    after = {("o", ORR): few(100, 0), ("h", ASR): few(100, 40)}
+    found = gate(
+        before, after, Rule(metric=ORR, margin=0.05), Rule(metric=ASR, margin=0.05),
+        cannot_tell="pass",
+    )  # fmt: skip
+    assert [each.outcome for each in found.decisions] == ["pass", "fail"]
+    assert found.outcome == "fail"
+    assert not found.passed
+
+
+def test_a_number_without_a_value_cannot_be_told() -> None:
+    found = gate({("o", ORR): few(20, 0)}, {("o", ORR): [None] * 20}, Rule(metric=ORR, margin=0.1))
+    (one,) = found.decisions
+    assert one.outcome == "cannot tell"
+    assert one.reason == "after: no row has a verdict"
+
+
+@pytest.mark.parametrize(
+    ("rules", "match"),
+    [
+        ([Rule(metric="orrr", margin=0.1)], "do not both have"),
+        ([Rule(benchmark="elsewhere", metric=ORR, margin=0.1)], "do not both have"),
+        ([Rule(metric=ORR, margin=0.1), Rule(benchmark="o", metric=ORR, margin=0.2)], "twice"),
+    ],
+)
+def test_a_policy_that_fits_no_run_is_refused(rules: list[Rule], match: str) -> None:
+    same = {("o", ORR): few(20, 0)}
+    with pytest.raises(ConfigError, match=match):
+        gate(same, same, *rules)
+
+
+def test_a_policy_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "gate.toml"
+    file.write_text(
+        'alpha = 0.025\ncannot_tell = "pass"\n[[metric]]\nmetric = "orr"\nmargin = 0.05\n'
+    )
+    policy = read_policy(file)
+    assert (policy.alpha, policy.cannot_tell) == (0.025, "pass")
+    assert policy.metrics == (Rule(metric="orr", margin=0.05),)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("metric = []", "cannot fail"),
+        ('[[metric]]\nmetric = "orr"\nmargin = 0', "no worse at all"),
+        ('[[metric]]\nmetric = "orr"', "margin"),
+        ('alpha = 1.0\n[[metric]]\nmetric = "orr"\nmargin = 0.1', "alpha is 1.0"),
+        ('[[metric]]\nmetric = "orr"\nmargins = 0.1\nmargin = 0.1', "margins"),
+        ("[[metric", "is no policy"),
+    ],
+)
+def test_a_broken_policy_is_refused(tmp_path: Path, text: str, match: str) -> None:
+    file = tmp_path / "gate.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=match):
+        read_policy(file)
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_policy(tmp_path / "none.toml")
+
+
+@pytest.mark.slow
+def test_a_candidate_at_the_margin_passes_at_most_as_often_as_alpha_says() -> None:
+    rng = np.random.default_rng(3)
+    passed = worse = 0
+    runs, n = 400, 150
+    for _ in range(runs):
+        base = rng.random(n) < 0.2
+        # Truly worse by the margin: 0.1 of the prompts change for the worse.
+        after = base | (rng.random(n) < 0.125)
+        hits = {("o", ORR): base.astype(float).tolist()}, {("o", ORR): after.astype(float).tolist()}
+        found = gate(*hits, Rule(metric=ORR, margin=0.1))
+        passed += found.outcome == "pass"
+        worse += found.outcome == "fail"
+    assert passed / runs < 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+    assert worse / runs > 0.9

@@ -1,0 +1,354 @@
+"""Decide whether a candidate may replace a baseline: non-inferiority, metric by metric.
+
+With d the worsening of the candidate, L and U its one-sided limits at alpha, and m the margin: a
+metric passes if U < m; it fails if L > 0, and if that stands after Holm's adjustment over the
+metrics; else nobody can tell. The gate passes if every metric passes (intersection-union: no
+adjustment is needed for that), and fails if one fails.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct, field
+
+from .compare import Compared, Comparison, Side, match
+from .errors import ConfigError
+from .stats_compare import holm
+from .stats_paired import Paired
+from .types import Score, Unit
+
+Outcome = Literal["pass", "fail", "cannot tell"]
+
+
+class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[[metric]]`` of a policy.
+
+    Attributes:
+        benchmark, metric: Which number; a benchmark of '*' is every one that has the metric.
+        judge: Under which judge; '' needs the runs to have one alone.
+        group: Which part of the benchmark; '' is the whole.
+        margin: Largest worsening that is still acceptable, in the metric's own unit (0.05 is five
+            points of a share); above 0.
+        worse: 'up' or 'down' for a metric that has no better end of its own.
+        excluded: Overrides the policy's for this number; probes exclude prompts by design.
+    """
+
+    metric: str
+    margin: float
+    benchmark: str = "*"
+    judge: str = ""
+    group: str = ""
+    worse: Literal["", "up", "down"] = ""
+    excluded: float | None = None
+
+
+class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``gate.toml``.
+
+    Attributes:
+        metrics: What is looked at.
+        alpha: One-sided level, in (0, 0.5).
+        cannot_tell: What it counts as when nobody can tell.
+        excluded: Share of excluded rows above which a metric passes on its worst case only.
+        excluded_rise: Rise of that share above which it does as well.
+        allow: Fields of the protocol that may differ.
+    """
+
+    metrics: tuple[Rule, ...] = field(name="metric")
+    alpha: float = 0.05
+    cannot_tell: Literal["pass", "fail"] = "fail"
+    excluded: float = 0.02
+    excluded_rise: float = 0.02
+    allow: tuple[str, ...] = ()
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What came of one metric.
+
+    Attributes:
+        benchmark, group, metric, judge, title, unit: Which number.
+        outcome: 'pass', 'fail' or 'cannot tell'.
+        reason: Why, in a sentence.
+        before, after: The two values; None where undefined.
+        worsening, low, high: d, L and U; None where undefined.
+        margin: m.
+        worst_high: U with every excluded row taken for the worse; None where it was not needed.
+        pvalue, adjusted: One-sided, of no worsening, and Holm's over the metrics of the gate.
+        prompts: Pairs behind it; 0 where the rows could not be paired.
+        needed: Prompts that would tell, were the shares of discordant pairs to stay; None where
+            that is not known.
+        excluded_before, excluded_after: Shares of rows that left the denominator.
+        allowed: Fields of the protocol that differ, and were allowed to.
+    """
+
+    benchmark: str
+    metric: str
+    judge: str
+    group: str
+    title: str
+    unit: Unit
+    margin: float
+    outcome: Outcome = "cannot tell"
+    reason: str = ""
+    before: float | None = None
+    after: float | None = None
+    worsening: float | None = None
+    low: float | None = None
+    high: float | None = None
+    worst_high: float | None = None
+    pvalue: float | None = None
+    adjusted: float | None = None
+    prompts: int = 0
+    needed: int | None = None
+    excluded_before: float = 0.0
+    excluded_after: float = 0.0
+    allowed: tuple[str, ...] = ()
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What came of the gate.
+
+    Attributes:
+        outcome: 'fail' if a metric fails, else 'cannot tell' if one cannot be told, else 'pass'.
+        passed: Whether to go on, under the policy.
+        baseline, candidate: Names.
+        alpha: The policy's.
+        decisions: One a metric.
+    """
+
+    outcome: Outcome
+    passed: bool
+    baseline: str
+    candidate: str
+    alpha: float
+    decisions: tuple[Decision, ...]
+
+
+class _Limits(NamedTuple):
+    worsening: float
+    low: float
+    high: float
+    pvalue: float
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy.
+
+    Raises:
+        ConfigError: The file is missing or broken, or a value makes no sense.
+    """
+    hint = "see docs/how-to/gate-a-merge.md for a policy that works"
+    try:
+        policy = msgspec.convert(tomllib.loads(path.read_text()), type=Policy)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path} is no policy: {error}", hint=hint) from error
+    if not policy.metrics:
+        raise ConfigError(f"{path} names no [[metric]]: a gate that cannot fail", hint=hint)
+    if not 0 < policy.alpha < 0.5:
+        raise ConfigError(f"{path}: alpha is {policy.alpha}, expected a number in (0, 0.5)")
+    for rule in policy.metrics:
+        if not rule.margin > 0:
+            raise ConfigError(
+                f"{path}: the margin of {rule.metric} is {rule.margin}, and no run can show that it"
+                " is no worse at all",
+                hint="give the largest worsening that you would accept, such as 0.05",
+            )
+    return policy
+
+
+def decide(policy: Policy, before: Side, after: Side, comparison: Comparison) -> Verdict:
+    """Apply a policy to a comparison.
+
+    Args:
+        policy: The policy.
+        before: The baseline, for the worst case.
+        after: The candidate, likewise.
+        comparison: Of the two.
+
+    Raises:
+        ConfigError: The policy names a number that the runs do not have, or one twice.
+    """
+    chosen = [(rule, row) for rule in policy.metrics for row in _rows(rule, comparison)]
+    places = [(row.benchmark, row.group, row.metric, row.judge) for _, row in chosen]
+    for place in places:
+        if places.count(place) > 1:
+            raise ConfigError(f"the policy names {' '.join(filter(None, place))} twice")
+    found = [(rule, row, _limits(rule, row, policy.alpha)) for rule, row in chosen]
+    tested = [limits.pvalue for _, _, limits in found if limits is not None]
+    adjusted = iter(holm(tested).tolist())
+    decisions = tuple(
+        _decision(policy, rule, row, limits, next(adjusted) if limits else None, before, after)
+        for rule, row, limits in found
+    )
+    outcomes = {each.outcome for each in decisions}
+    outcome: Outcome = (
+        "fail" if "fail" in outcomes else "cannot tell" if "cannot tell" in outcomes else "pass"
+    )
+    return Verdict(
+        outcome=outcome,
+        passed=outcome == "pass" or (outcome == "cannot tell" and policy.cannot_tell == "pass"),
+        baseline=comparison.before,
+        candidate=comparison.after,
+        alpha=policy.alpha,
+        decisions=decisions,
+    )
+
+
+def _rows(rule: Rule, comparison: Comparison) -> Iterator[Compared]:
+    named = [
+        row
+        for row in comparison.rows
+        if row.metric == rule.metric
+        and rule.benchmark in ("*", row.benchmark)
+        and rule.judge in ("", row.judge)
+        and rule.group in ("", row.group)
+        and not (row.after.member and not rule.judge)
+        and (row.group != "average" or rule.benchmark == row.benchmark)
+    ]
+    where = " ".join(filter(None, (rule.benchmark, rule.group, rule.metric, rule.judge)))
+    if not named:
+        known = dict.fromkeys(f"{row.benchmark} {row.metric}" for row in comparison.rows)
+        raise ConfigError(
+            f"the policy names {where!r}, which the two runs do not both have",
+            hint=f"they have: {', '.join(list(known)[:8])}",
+        )
+    for benchmark in dict.fromkeys(row.benchmark for row in named):
+        own = [row for row in named if row.benchmark == benchmark]
+        judges = sorted({row.judge for row in own})
+        if len(judges) > 1:
+            raise ConfigError(
+                f"the policy's {where!r} was judged by several: {', '.join(judges)}",
+                hint='name one of them: judge = "..."',
+            )
+        # Where a benchmark has a number of the whole, its parts are looked at only if named.
+        whole = [row for row in own if row.group in ("", "average")]
+        yield from whole or own
+
+
+def _sign(rule: Rule, row: Compared) -> int:
+    better = row.higher_is_better
+    if better is None and not rule.worse:
+        raise ConfigError(
+            f"{row.metric} has no better end of its own", hint='say which: worse = "up" or "down"'
+        )
+    if rule.worse:
+        return 1 if rule.worse == "up" else -1
+    return -1 if better else 1
+
+
+def _limits(rule: Rule, row: Compared, alpha: float) -> _Limits | None:
+    """Give the worsening with its one-sided limits and p-value; None where there is none."""
+    sign = _sign(rule, row)
+    if row.difference is None:
+        return None
+    value = sign * row.difference.value
+    if row.paired is not None:
+        return _paired_limits(row.paired, sign, alpha)
+    # The limits of independent values are known at one level only: they are scaled to alpha.
+    from scipy.special import ndtr, ndtri
+
+    two_sided = float(ndtri(1 - (1 - row.difference.level) / 2))
+    ends = sorted((sign * row.difference.low, sign * row.difference.high))
+    below, above = ((value - ends[0]) / two_sided, (ends[1] - value) / two_sided)
+    z = float(ndtri(1 - alpha))
+    pvalue = float(ndtr(-value / below)) if below > 0 else float(value <= 0)
+    return _Limits(value, value - z * below, value + z * above, pvalue)
+
+
+def _paired_limits(pairs: Paired, sign: int, alpha: float) -> _Limits:
+    turned = pairs if sign > 0 else pairs.turned()
+    limits = turned.interval(1 - 2 * alpha)
+    return _Limits(limits.value, limits.low, limits.high, turned.worse())
+
+
+def _decision(
+    policy: Policy,
+    rule: Rule,
+    row: Compared,
+    limits: _Limits | None,
+    adjusted: float | None,
+    before: Side,
+    after: Side,
+) -> Decision:
+    shares = _excluded(row.before), _excluded(row.after)
+    base = Decision(
+        benchmark=row.benchmark,
+        metric=row.metric,
+        judge=row.judge,
+        group=row.group,
+        title=row.title,
+        unit=row.unit,
+        margin=rule.margin,
+        before=row.before.estimate.value if row.before.estimate else None,
+        after=row.after.estimate.value if row.after.estimate else None,
+        excluded_before=shares[0],
+        excluded_after=shares[1],
+        allowed=row.allowed,
+    )
+    if limits is None or adjusted is None:
+        return msgspec.structs.replace(base, reason=row.undefined or "there is no difference")
+    most = policy.excluded if rule.excluded is None else rule.excluded
+    doubtful = max(shares) > most or shares[1] - shares[0] > policy.excluded_rise
+    worst = _worst_high(row, _sign(rule, row), policy.alpha, before, after) if doubtful else None
+    holds = limits.high < rule.margin and (
+        not doubtful or (worst is not None and worst < rule.margin)
+    )
+    outcome, reason = _outcome(policy, rule, limits, adjusted, holds, shares)
+    needed = None
+    if outcome == "cannot tell" and row.paired is not None:
+        turned = row.paired if _sign(rule, row) > 0 else row.paired.turned()
+        needed = turned.pairs_to_tell(rule.margin, policy.alpha)
+    return msgspec.structs.replace(
+        base,
+        outcome=outcome,
+        reason=reason,
+        worsening=limits.worsening,
+        low=limits.low,
+        high=limits.high,
+        worst_high=worst,
+        pvalue=limits.pvalue,
+        adjusted=adjusted,
+        prompts=row.paired.prompts if row.paired is not None else 0,
+        needed=needed,
+    )
+
+
+def _outcome(
+    policy: Policy,
+    rule: Rule,
+    limits: _Limits,
+    adjusted: float,
+    holds: bool,
+    shares: tuple[float, float],
+) -> tuple[Outcome, str]:
+    if holds:
+        return "pass", "the upper limit of the worsening is below the margin"
+    if limits.low > 0 and adjusted < policy.alpha:
+        return "fail", "it got worse: the lower limit of the worsening is above 0"
+    if limits.high < rule.margin:
+        return "cannot tell", (
+            f"{100 * shares[1]:.1f}% of the rows are excluded ({100 * shares[0]:.1f}% before), and"
+            " the margin holds only without them"
+        )
+    if limits.low > 0:
+        return "cannot tell", "it looks worse, but not after the adjustment for several metrics"
+    return "cannot tell", "the interval of the worsening holds both 0 and the margin"
+
+
+def _excluded(score: Score) -> float:
+    lost = sum(score.excluded.values())
+    return lost / (score.n + lost) if score.n + lost else 0.0
+
+
+def _worst_high(row: Compared, sign: int, alpha: float, before: Side, after: Side) -> float | None:
+    """Upper limit where every excluded row was good before, and is bad after; None if unknown."""
+    good, bad = (0.0, 1.0) if sign > 0 else (1.0, 0.0)
+    filled = match(before.outcomes.of(row.before), after.outcomes.of(row.after), fill=(good, bad))
+    if filled is None or not filled.samples:
+        return None
+    return _paired_limits(filled.paired(), sign, alpha).high
