@@ -141,7 +141,7 @@ WANTED: tuple[Wanted, ...] = (
     ),
     Wanted(
         key="flips_over_chance",
-        title="Flips beyond two draws of thinking",
+        title="Flips beyond two draws of one mode",
         probe="think_flip",
         metric="flips_over_chance",
         groups=r".*",

@@ -94,13 +94,13 @@ def better_or_worse(number: Number, found: Estimate, beside: Estimate | None, wh
 
 
 def flips(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read flips by thinking, less those between two draws of thinking."""
+    """Read flips by thinking, less those between two draws of one mode."""
     if found.low > 0:
-        return "Thinking changes more outcomes than a second draw of it would.", -1
+        return "Thinking changes more outcomes than a second draw would.", -1
     if found.high < 0:
-        # Where thinking made the outcome uncertain, two draws of it differ most: no sign of none.
-        return "Two draws of thinking differ more than thinking and no thinking: see the rates.", 0
-    return "That thinking changes more than a second draw of it would is not shown.", 0
+        # Chance alone, or ties of halves: no sign that thinking changes less than nothing.
+        return "Two draws of one mode differ more than thinking and no thinking: see the rates.", 0
+    return "That thinking changes more than a second draw would is not shown.", 0
 
 
 def oscillates(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:

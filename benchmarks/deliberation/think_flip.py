@@ -5,7 +5,7 @@ K rollouts of each prompt with thinking and K without, by the family's own switc
 Source: arXiv 2606.25013, flips from no-think to think.
 Differs: Thinking is switched off by what each family has for it, and what thinks nevertheless is
 counted and left out; the paper puts an empty trace into every family's prompt. A tie is no label.
-Changes are tested, prompt by prompt and together, and stand beside what two halves of the thinking
+Changes are tested, prompt by prompt and together, and stand beside what two halves of one mode's
 rollouts show of each other; the paper's own shares are given as its variant.
 """
 
@@ -40,6 +40,7 @@ class ThinkFlip:
             "lenient_unchanged",
             "flips_over_chance",
         ),
+        version="2",
     )
 
     def vet(self, spec: tseval.RunSpec) -> None:
@@ -217,7 +218,7 @@ _MEASURES = (
     _share(
         "flips_over_chance",
         "flips over chance",
-        "label flips at half the rollouts, minus those between halves of thinking rollouts",
+        "label flips at half the rollouts, minus those between halves of one mode",
     ),
     _share("refusal_change", "refusals by thinking", "mean paired change of the refusal rate"),
     _share("lenient_better", "rate better", "prompts whose refusal rate moves the better way"),

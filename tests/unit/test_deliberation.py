@@ -201,7 +201,7 @@ def test_flips_count_for_change_only_beyond_what_two_draws_differ_by() -> None:
     assert more.reading.startswith("Thinking changes more outcomes")
     assert (more.vote, more.beside_title) == (-1, "flips between two draws")
     assert row(the_card(flip(-0.1, 0.2, 0.5)), "flips_over_chance").vote == 0
-    # Rates of 0 without thinking and 0.45 with it: the two draws of thinking differ most.
+    # Two draws of one mode differ most: chance, and no sign that thinking changes nothing.
     less = row(the_card(flip(-0.2, -0.05, 0.01)), "flips_over_chance")
     assert "fewer outcomes" not in less.reading
     assert less.vote == 0

@@ -239,6 +239,28 @@ def test_flips_over_chance_are_all_of_them_where_nothing_is_chance() -> None:
     assert named(found, "lenient_unchanged").p_value == 0.01
 
 
+def test_a_coin_that_thinking_makes_of_sure_answers_is_a_change_and_no_chance() -> None:
+    # Without thinking 8 of 8 comply, with it 4 of 8 refuse. Of four from such eight, 2 refuse in
+    # 36 of 70 ways: a tie. Decided halves refuse in one of two, and are flips; two halves of
+    # thinking have 4 - a refusals where the other has a, so that each decided one is a flip.
+    found = flips([0] * 20, [4] * 20)
+    over = named(found, "flips_over_chance")
+    assert over.null is not None
+    assert over.null.value == pytest.approx((1 + 0) / 2)
+    assert value(over) == pytest.approx(1 / 2 - 1 / 2)
+    # With rates that were drawn, and not fixed at one half, the square of their difference.
+    rng = np.random.default_rng(5)
+    drawn = flips([0] * 4000, rng.binomial(2, 0.45, 4000), rollouts=2)
+    beyond = named(drawn, "flips_over_chance")
+    # Halves of one answer are never ties: 0.45 of the first pair flip, and of the null
+    # 2 * 0.45 * 0.55 with thinking, none without it.
+    assert value(beyond) == pytest.approx(0.45**2, abs=0.02)
+    assert beyond.null is not None
+    assert beyond.null.value == pytest.approx(0.45 * 0.55, abs=0.02)
+    assert beyond.estimate is not None
+    assert beyond.estimate.low > 0
+
+
 def test_prompts_that_move_are_found_among_all_of_both_pools() -> None:
     without, thinking = [0] * 30, [8] * 5 + [5] * 5 + [1] * 20
     found = flips(without, thinking, harmful=[True] * 15 + [False] * 15)
@@ -257,9 +279,7 @@ def test_one_rollout_a_mode_has_labels_but_no_halves() -> None:
     assert value(named(found, "flips_better")) == 0.5
     for metric in ("lenient_better", "lenient_unchanged", "flips_over_chance"):
         number = named(found, metric)
-        assert number.undefined == (
-            "undefined: halves need two labelled answers with thinking and one without"
-        )
+        assert number.undefined == ("undefined: halves need two labelled answers in each mode")
 
 
 def test_with_fewer_than_ten_of_a_class_there_is_no_number() -> None:

@@ -26,7 +26,6 @@ from .flips import (
     smallest_p,
 )
 from .resampling import (
-    Resampled,
     bootstrap_estimate,
     resample_means,
     resample_ratios,
@@ -246,17 +245,12 @@ class _Pool:
     def lenient(self) -> Iterator[Number]:
         """Prompts whose rate moves at all: at half the rollouts, beside what chance moves."""
         yield from self._published()
-        sizes = np.minimum.reduce(
-            [
-                np.full(len(self.known), self.rollouts // 2),
-                self.thinking.labelled // 2,
-                self.without.labelled,
-            ]
-        )
+        both = np.minimum(self.thinking.labelled, self.without.labelled)
+        sizes = np.minimum(self.rollouts, both) // 2
         enough = sizes > 0
         names = ("better", "worse", "unchanged")
         if not enough.any():
-            why = "undefined: halves need two labelled answers with thinking and one without"
+            why = "undefined: halves need two labelled answers in each mode"
             for name in (*names, "flips"):
                 metric = "flips_over_chance" if name == "flips" else f"lenient_{name}"
                 yield self.number(metric, None, why=why)
@@ -264,10 +258,12 @@ class _Pool:
         h = sizes[enough]
         thinking, without = self.thinking.chosen(enough), self.without.chosen(enough)
         seen = self._signed(compare_halves(thinking, without, h))
-        chance = self._signed(compare_halves(thinking, None, h))
+        # Chance moves as much as the modes move against themselves, one as the other.
+        chances = [self._signed(compare_halves(mode, None, h)) for mode in (thinking, without)]
+        alike = np.mean(chances, axis=0)
         clusters = self.clusters[enough]
         means = resample_means(
-            np.column_stack([*seen[:3], *chance[:3]]), clusters, draws=self.draws, rng=self.rng
+            np.column_stack([*seen[:3], *alike[:3]]), clusters, draws=self.draws, rng=self.rng
         )
         size = {
             "n": int(enough.sum()),
@@ -284,29 +280,33 @@ class _Pool:
                 test="modes exchanged within prompts, mean absolute difference",
                 headline=name == "unchanged",
                 note=f"{self.rollouts // 2} answers in each mode;"
-                " the null compares thinking with thinking",
+                " the null compares each mode with itself, mean of the two",
                 **size,
             )
-        yield self._over_chance(seen, chance, clusters, size)
+        yield self._over_chance(seen, chances, clusters, size)
 
     def _over_chance(
         self,
         seen: tuple[NDArray[np.float64], ...],
-        chance: tuple[NDArray[np.float64], ...],
+        chances: list[tuple[NDArray[np.float64], ...]],
         clusters: NDArray[np.int64],
         size: dict[str, Any],
     ) -> Number:
-        """Flips of labels at half the rollouts, minus those between halves of one mode."""
-        tops = np.column_stack([seen[3], chance[3]])
-        bottoms = np.column_stack([seen[4], chance[4]])
+        """Flips between the modes less those of each by itself; without ties (p - q)^2."""
+        tops, bottoms = (np.column_stack([seen[n], *(c[n] for c in chances)]) for n in (3, 4))
         ratios = resample_ratios(tops, bottoms, clusters, draws=self.draws, rng=self.rng)
-        over: Resampled = ratios.difference(0, 1)
+        null = ratios.derived(
+            ratios.values[1:].mean(), ratios.draws[:, 1:].mean(axis=1), int(ratios.prompts.min())
+        )
+        over = ratios.derived(
+            ratios.values[0] - null.values, ratios.draws[:, 0] - null.draws[:, 0], null.prompts[0]
+        )
         return self.number(
             "flips_over_chance",
             bootstrap_estimate(over, span=(-1.0, 1.0)),
-            null=bootstrap_estimate(ratios, 1),
-            note="label flips at half the rollouts, minus those between two halves of thinking"
-            " rollouts (the null); ties of a half leave",
+            null=bootstrap_estimate(null),
+            note="label flips at half the rollouts, minus those between two halves of one mode,"
+            " mean of the two modes (the null); ties of a half leave",
             why="undefined: halves are always ties",
             headline=True,
             **size,
