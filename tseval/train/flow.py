@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from math import ceil
@@ -76,7 +77,7 @@ def train(
     folder = TrainFolder.choose(out, recipe, fresh=fresh)
     record = folder.record
     record.command = record.command or command
-    with _status_kept(folder):
+    with _status_kept(folder), _unwarned():
         panel = PanelRuns(folder, registry, display) if recipe.panel.suites else None
         evaluated = panel.halves.prompts if panel is not None else ()
         job = Job(folder, registry, display, evaluated=evaluated)
@@ -228,7 +229,17 @@ def _fit(trainer: "Trainer", job: Job, gathered: Gathered, panel: PanelRuns | No
         folder.save()
     if panel is not None:
         panel.after(fitted.adapter)
-        _charge(folder, _panel_compute(folder, panel))
+        _charge(folder, _panel_compute(folder, recipe))
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Keep what libraries say to their own authors out of the progress of a training."""
+    with warnings.catch_warnings():
+        for library in ("transformers", "peft", "trl", "accelerate", "torch"):
+            for kind in (FutureWarning, DeprecationWarning, UserWarning):
+                warnings.filterwarnings("ignore", category=kind, module=library)
+        yield
 
 
 def _steps(examples: int, fit: Fit) -> int:
@@ -297,12 +308,27 @@ def _count(meter: "Meter", recipe: Recipe, counts: dict[str, int]) -> None:
     meter.add(tokens=new, flops=flops)
 
 
-def _panel_compute(folder: TrainFolder, panel: PanelRuns) -> Compute:
-    before = _spent(folder, "panel") or Compute(phase="panel", seconds=0.0)
-    return structs.replace(
-        before,
-        seconds=before.seconds + panel.seconds,
-        tokens=before.tokens + panel.tokens,
+def _panel_compute(folder: TrainFolder, recipe: Recipe) -> Compute:
+    """Add up what the panel's runs have cost, those of earlier processes included."""
+    from .cost import reading_flops
+    from .output import shape_by_recipe
+
+    legs = [
+        leg
+        for run in sorted(folder.panel.glob("*/run.json"))
+        for leg in RunFolder.load(run.parent).manifest.legs
+    ]
+    rows, new, prompts = (
+        sum(leg.counts.get(name, 0) for leg in legs)
+        for name in ("generation.made", "tokens", "prompt_tokens")
+    )
+    shape = shape_by_recipe(recipe) if rows else None
+    lengths = [round((new + prompts) / rows)] * rows if rows else []
+    return Compute(
+        phase="panel",
+        seconds=sum(leg.seconds for leg in legs),
+        tokens=new,
+        flops=reading_flops(shape, lengths, new) if shape is not None else 0.0,
     )
 
 

@@ -70,7 +70,9 @@ class TrainFolder:
         """Open the folder of a training; raises ConfigError where there is none."""
         file = path / "train.json"
         try:
-            record = msgspec.json.decode(file.read_bytes(), type=TrainRecord)
+            record = msgspec.json.decode(
+                file.read_bytes(), type=TrainRecord, dec_hook=lambda kind, value: kind(value)
+            )
         except FileNotFoundError:
             raise ConfigError(
                 f"{path} holds no training", hint="name the --out of a `tseval train`"
@@ -79,6 +81,10 @@ class TrainFolder:
             raise ConfigError(f"cannot read {file}: {error}") from error
         if record.schema != RECORD_SCHEMA:
             raise ConfigError(f"{file} has schema {record.schema}, this tseval {RECORD_SCHEMA}")
+        if record.fitted is not None:
+            # Written down as seen from the folder, which may have been moved.
+            adapter = path / record.fitted.adapter
+            record.fitted = msgspec.structs.replace(record.fitted, adapter=adapter)
         return cls(path, record)
 
     @classmethod
@@ -124,7 +130,14 @@ class TrainFolder:
 
     def save(self) -> None:
         """Write ``train.json``; raises JournalError where it cannot be."""
-        write_whole(self.path / "train.json", canonical_json(msgspec.to_builtins(self.record)))
+        plain = msgspec.to_builtins(self.record, enc_hook=self._within)
+        write_whole(self.path / "train.json", canonical_json(plain))
+
+    def _within(self, value: object) -> str:
+        """Write a path as it is seen from the folder, if it is inside."""
+        assert isinstance(value, Path)
+        whole, here = value.resolve(), self.path.resolve()
+        return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
     def write_examples(self, examples: Iterable[Example]) -> Path:
         """Write ``data/train.jsonl``; raises JournalError where it cannot be."""

@@ -19,14 +19,15 @@ from tseval.before_after import Change
 from tseval.errors import StatisticsError
 from tseval.types import Estimate
 
-AxisName = Literal["asr", "orr", "accuracy"]
+AxisName = Literal["asr", "orr", "broken", "accuracy"]
 Rule = Literal["least-asr", "last"]
 RULES: tuple[str, ...] = get_args(Rule)
 RULE_TEXT = {
     "least-asr": (
-        "of the checkpoints whose over-refusal rose, and whose accuracy fell, by at most the"
-        " margin on the selection prompts, the one with the least attack success rate; among"
-        " equals the one with less over-refusal, then the earlier one"
+        "of the checkpoints whose over-refusal and whose share of empty or degenerate answers"
+        " rose, and whose accuracy fell, by at most the margin on the selection prompts, the one"
+        " with the least attack success rate; among equals the one with less over-refusal, then"
+        " the earlier one"
     ),
     "last": "the last checkpoint",
 }
@@ -55,7 +56,8 @@ class LookRecord(Struct, frozen=True, kw_only=True):
 
     Attributes:
         step: Optimiser step; 0 is the base model.
-        rates: By axis: 'asr', 'orr', 'accuracy'; without those that the panel does not measure.
+        rates: By axis: 'asr', 'orr', 'broken' (empty or degenerate answers, which may count as no
+            attack success), 'accuracy'; without those that the panel does not measure.
         rises: Change since the base model by axis, paired by prompt.
         tested: The rise of over-refusal with the interval that the test reads, or None.
         stop: Why the training should stop here, or ''.
@@ -212,7 +214,7 @@ def choose(looks: Sequence[LookRecord], rule: str, margin: float) -> tuple[int, 
     Args:
         looks: At checkpoints, without the base model; at least one.
         rule: One of ``RULES``; see ``RULE_TEXT``.
-        margin: Rise of over-refusal, and fall of accuracy, that is allowed.
+        margin: Rise of over-refusal and of broken answers, and fall of accuracy, that is allowed.
 
     Returns:
         Its step, and why it was chosen.
@@ -228,11 +230,11 @@ def choose(looks: Sequence[LookRecord], rule: str, margin: float) -> tuple[int, 
         best = min(fit, key=_order)
         return best.step, (
             f"least attack success rate among {len(fit)} of {len(looks)} checkpoints that kept"
-            f" over-refusal and accuracy within {100 * margin:.0f} percentage points"
+            f" what else is measured within {100 * margin:.0f} percentage points"
         )
     best = min(seen, key=lambda look: (_excess(look, margin), *_order(look)))
     return best.step, (
-        f"none of {len(looks)} checkpoints kept over-refusal and accuracy within"
+        f"none of {len(looks)} checkpoints kept what else is measured within"
         f" {100 * margin:.0f} percentage points: the one that exceeds them least is kept"
     )
 
@@ -247,7 +249,7 @@ def _excess(look: LookRecord, margin: float) -> float:
     Rounded, so that a rise of exactly the margin does not exceed it in its last bit.
     """
     rises = look.rises
-    worse = [rises["orr"].value] if "orr" in rises else []
+    worse = [rises[name].value for name in ("orr", "broken") if name in rises]
     worse += [-rises["accuracy"].value] if "accuracy" in rises else []
     return round(max((each - margin for each in worse), default=0.0), 9)
 

@@ -146,7 +146,7 @@ def write_merged(folder: TrainFolder) -> Path:
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    from tseval.models._hf_load import load
+    from tseval.models._hf_load import load, without_bars
     from tseval.models._hf_options import read_options
 
     from .weights import base_of
@@ -164,7 +164,8 @@ def write_merged(folder: TrainFolder) -> Path:
         merged = adapted.merge_and_unload(safe_merge=True)
         merged.generation_config = _generation_config(base.base, merged)
         shutil.rmtree(temporary, ignore_errors=True)
-        merged.save_pretrained(temporary)
+        with without_bars():
+            merged.save_pretrained(temporary)
         loaded.text.tokenizer.save_pretrained(temporary)
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)

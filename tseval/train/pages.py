@@ -12,9 +12,16 @@ from tseval.types import Estimate
 from .looks import LookRecord
 
 if TYPE_CHECKING:
+    from tseval.before_after import Change
+
     from .records import Acceptance, Compute, Fall, StepLog, TrainRecord
 
-_AXES = {"asr": "attack success", "orr": "over-refusal", "accuracy": "accuracy"}
+_AXES = {
+    "asr": "attack success",
+    "orr": "over-refusal",
+    "broken": "empty or degenerate",
+    "accuracy": "accuracy",
+}
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
@@ -56,7 +63,9 @@ def summary_page(record: "TrainRecord") -> Page:
         "base model": name_of(record),
         "judges": ", ".join(recipe.judges),
         "selection of examples": "" if recipe.select == "all" else recipe.select,
-        "draws": f"{recipe.draws} a harmful prompt, temperature {recipe.sampling.temperature:g},"
+        "draws": ""
+        if recipe.teacher
+        else f"{recipe.draws} a harmful prompt, temperature {recipe.sampling.temperature:g},"
         f" top-p {recipe.sampling.top_p:g}, top-k {recipe.sampling.top_k}, seed {recipe.seed}",
         "adapter": f"LoRA, rank {adapter.rank}, alpha {adapter.alpha:g}, dropout"
         f" {adapter.dropout:g}, on {adapter.targets}",
@@ -101,6 +110,7 @@ def final_page(record: "TrainRecord") -> Page:
             change.reading or change.undefined,
         )
         for change in record.panel.final
+        if not _is_second_reading(change, record.panel.final)
     ]
     right = frozenset({"before", "after", "n", "difference", "95% CI"})
     notes = ["none of these prompts, nor a near-duplicate of one, was trained on or chose anything"]
@@ -108,6 +118,15 @@ def final_page(record: "TrainRecord") -> Page:
         "Before and after, on the final prompts",
         [Section("", headings, list(rows), right)],
         [*notes, *record.panel.notes],
+    )
+
+
+def _is_second_reading(change: "Change", all_: "Sequence[Change]") -> bool:
+    """Say whether a row repeats another: answers that say nothing, of which there were none."""
+    main = change.key.removesuffix("_substantive")
+    return main != change.key and any(
+        (other.key, other.before, other.after) == (main, change.before, change.after)
+        for other in all_
     )
 
 

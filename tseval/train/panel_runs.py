@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +24,7 @@ from .looks import (
     Hits,
     LookRecord,
     PanelRecord,
+    Rate,
     choose,
     planned_looks,
     rate,
@@ -32,7 +33,7 @@ from .looks import (
     stop_reason,
     tested_rise,
 )
-from .panel import PanelRegistry, axes_of, benchmarks_of, halves_of, hits_of, panel_spec
+from .panel import BROKEN, PanelRegistry, axes_of, benchmarks_of, halves_of, hits_of, panel_spec
 
 if TYPE_CHECKING:
     from tseval.data import Rows
@@ -72,7 +73,6 @@ class PanelRuns:
         self.halves = halves_of(self._recipe, self._benchmarks)
         self._axes = axes_of(self._recipe, registry)
         self._base: dict[AxisName, dict[str, float | None]] = {}
-        self.seconds, self.tokens = 0.0, 0
         panel = self._recipe.panel
         if folder.record.panel is None:
             folder.record.panel = PanelRecord(
@@ -179,10 +179,6 @@ class PanelRuns:
         registry = PanelRegistry(self._registry, self._benchmarks, rows)
         shown = _PanelDisplay(self._display, f"panel: {name}")
         outcome = _finished(run(spec, registry, shown, out=path))
-        manifest = outcome.folder.manifest
-        leg = manifest.legs[-1]
-        self.seconds += leg.seconds
-        self.tokens += leg.counts.get("tokens", 0)
         lacking = {**outcome.scorecard.failed, **outcome.scorecard.skipped}
         if lacking:
             which, why = next(iter(lacking.items()))
@@ -211,7 +207,9 @@ class PanelRuns:
 
     # -- recording
 
-    def _look_of(self, step: int, made: RunFolder, hits: Any, alpha: float | None) -> LookRecord:
+    def _look_of(
+        self, step: int, made: RunFolder, hits: Mapping[AxisName, Hits], alpha: float | None
+    ) -> LookRecord:
         base: dict[AxisName, Hits] = dict(self._base) if step else {}
         rises: dict[str, Estimate] = {}
         note, tested = "", None
@@ -228,17 +226,24 @@ class PanelRuns:
         stop = stop_reason(tested, self._recipe.panel.margin) if tested is not None else ""
         return LookRecord(
             step=step,
-            rates={
-                name: rate(axis.metric.name, axis.judge, hits[name])
-                for name, axis in self._axes.items()
-                if name in hits
-            },
+            rates=self._rates(hits),
             rises=rises,
             tested=tested,
             stop=stop,
             run=made.path.name,
             note=note,
         )
+
+    def _rates(self, hits: Mapping[AxisName, Hits]) -> dict[str, Rate]:
+        found = {
+            str(name): rate(axis.metric.name, axis.judge, hits[name])
+            for name, axis in self._axes.items()
+            if name in hits
+        }
+        judges = dict.fromkeys(each.judge for name, each in found.items() if name != "accuracy")
+        if "broken" in hits:
+            found["broken"] = rate(BROKEN, ", ".join(judges), hits["broken"])
+        return found
 
     def _keep(self, look: LookRecord) -> None:
         others = [each for each in self.record.looks if each.step != look.step]
