@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.probe_runs import halve_journal
 from tests.support.sessions import SPEC, finish, registry, session_on
 from tseval.errors import ConfigError, RequestFailed
 from tseval.probes.steering import NOTICE
@@ -132,6 +133,15 @@ def test_a_second_leg_asks_the_model_and_the_judges_nothing_again(tmp_path: Path
     assert again.calls == 0
     assert guard.cases == []
     assert first == second
+
+
+def test_a_kill_in_the_middle_changes_nothing(tmp_path: Path) -> None:
+    whole, _ = draw_all(tmp_path, Guard(), draws=5)
+    left = halve_journal(tmp_path / "run")
+    assert 0 < left < 6
+    resumed, again = draw_all(tmp_path, Guard(), draws=5)
+    assert resumed == whole
+    assert again.calls == 6 - left
 
 
 def test_draws_for_training_are_no_draws_that_are_measured(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def require_some(
 _ADVICE = {
     "": "give more prompts, or --draws",
     "failed": "look at the errors in the journal of DIR/synthesis, then run the same command again",
-    "closed": "give traces more room with --thinking-budget, or a model that closes its traces",
+    "closed": "give traces more room with --thinking-budget; one that closes none of its own can be"
+    " trained with --thinking off",
     "cut": "give answers more room with --answer-tokens",
     "safe-answer": "give more --draws or prompts, or look whether the judge fits the model's"
     " answers: tseval judge validate",

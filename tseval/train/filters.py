@@ -20,7 +20,7 @@ Fate = Literal["kept", "fell", "unknown"]
 
 # Share of rows without a verdict above which a guard has failed.
 LOST_SHARE = 0.01
-LEAST_WORDS = 2
+LEAST_WORDS, LEAST_CHARACTERS = 2, 10
 # Notes of the parser that leave it open what of a completion is the answer.
 _DOUBTFUL = frozenset({"late-opener", "reopened", "trailing", "headless", "unexpected-trace"})
 
@@ -98,8 +98,10 @@ def cut(draw: Draw, rules: Rules) -> Fate:
 
 
 def empty(draw: Draw, rules: Rules) -> Fate:
-    """Drop answers of fewer than two words."""
-    return "fell" if len(words(_rollout(draw).answer or "")) < LEAST_WORDS else "kept"
+    """Drop answers of fewer than two words, or ten characters where blanks part no words."""
+    answer = (_rollout(draw).answer or "").strip()
+    said_little = len(words(answer)) < LEAST_WORDS and len(answer) < LEAST_CHARACTERS
+    return "fell" if said_little or not words(answer) else "kept"
 
 
 def safe_answer(draw: Draw, rules: Rules) -> Fate:
@@ -252,7 +254,7 @@ def _refusals_allowed(kind: PromptKind, rules: Rules, steered: bool) -> str:
 
 def _unmarked(kind: PromptKind, rules: Rules) -> str:
     if rules.thinks:
-        return "tseval's own closing counts (--unclosed force)" if rules.forced else ""
+        return "what tseval closed counts (unclosed: force)" if rules.forced else ""
     return "the model writes no thinking trace; where one stands all the same, the row falls"
 
 

@@ -33,8 +33,13 @@ _TELLTALES: Final = tuple(
         r"\b(?:prompt|request|question|message|text)s? (?:that follows|which follows|below)\b",
         r"\bbelow (?:prompt|request|question)\b",
         rf"\b(?:task|job|instructions?) (?:here )?(?:is|was|are|were|says?) to {_REFUSE}\b",
-        rf"\b(?:told|asked|instructed|ordered|directed) (?:me |us )?(?:\w+ )?to {_REFUSE}\b",
+        rf"\b(?:told|telling|ask(?:s|ed|ing)|instruct(?:s|ed|ing)|direct(?:s|ed|ing)|want(?:s|ed)?)"
+        rf" (?:me |us )?(?:\w+ )?to {_REFUSE}\b",
         r"\b(?:notice|instructions?|note) (?:above|at the (?:top|start)) (?:says?|that)\b",
+        r"\b(?:as|per|following|according to|given) (?:the|my|your) (?:instructions?|notice)\b",
+        r"\b(?:gave|given|provided|presented)(?: me| us)?(?: with)? (?:a|the) (?:\w+ )?prompt\b",
+        r"\b(?:prompt|request) (?:is|was|has been) (?:marked|flagged|labell?ed|described) as\b",
+        r"\bas (?:instructed|directed|told)\b",
     )
 )
 
