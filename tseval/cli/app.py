@@ -4,7 +4,19 @@ import sys
 
 import typer
 
-from tseval.cli import doctor, export, judge, ls, plan, report, run, show, train
+from tseval.cli import (
+    compare,
+    doctor,
+    export,
+    gate,
+    judge,
+    ls,
+    plan,
+    report,
+    run,
+    show,
+    train,
+)
 from tseval.cli.common import Sections, errors
 
 app = typer.Typer(
@@ -22,6 +34,8 @@ app.command("plan", cls=Sections)(plan.command)
 app.command("ls")(ls.command)
 app.command("show")(show.command)
 app.command("report")(report.command)
+app.command("compare")(compare.command)
+app.command("gate")(gate.command)
 app.add_typer(judge.app, name="judge")
 app.add_typer(train.app, name="train")
 app.command("export")(export.command)

@@ -1,0 +1,70 @@
+"""``tseval gate``: may the candidate replace the baseline?"""
+
+from pathlib import Path
+
+import typer
+
+from tseval.cli.common import errors, option, words
+from tseval.cli.compare import read_sides
+from tseval.cli.output import Form, print_json, print_page
+
+EXIT_FAILED = 3
+
+
+def command(
+    baseline: Path = typer.Option(..., "--baseline", help="A run's folder: what is there now."),
+    candidate: Path = typer.Option(
+        ..., "--candidate", help="A run's folder: what is to replace it."
+    ),
+    policy: Path = typer.Option(..., "--policy", help="gate.toml: metrics and margins."),
+    allow: list[str] = option(
+        "--allow", default=[], help="Fields of the protocol that may differ, beside the policy's."
+    ),
+    junit: Path | None = option("--junit", help="Write JUnit XML into this file."),
+    summary: Path | None = option(
+        "--summary", help="Append Markdown to this file, such as $GITHUB_STEP_SUMMARY."
+    ),
+    json: bool = option("--json", default=False, help="Print the decision as JSON."),
+    markdown: bool = option("--markdown", default=False, help="Print the table as Markdown."),
+    debug: bool = option("--debug", default=False, help="Show tracebacks."),
+) -> None:
+    """Decide by a policy whether a candidate is no worse than a baseline.
+
+    Exit codes: 0 passed; 2 wrong usage; 3 failed, or nobody can tell and the policy takes that for
+    a fail; 4 measured differently.
+    """
+    with errors(debug=debug):
+        from msgspec import to_builtins
+
+        from tseval.compare import compare
+        from tseval.gate import decide, read_policy
+        from tseval.report.compare import gate_page
+        from tseval.report.compare import junit as as_junit
+        from tseval.report.judges import markdown_page
+
+        rules = read_policy(policy)
+        _, (before, after) = read_sides([baseline, candidate])
+        (found,) = compare(before, [after], allow=[*rules.allow, *words(allow)])
+        verdict = decide(rules, before, after, found)
+        page = gate_page(verdict)
+        if junit is not None:
+            _write(junit, as_junit(verdict))
+        if summary is not None:
+            _write(summary, (markdown_page(page) + "\n").encode(), append=True)
+        if json:
+            print_json(to_builtins(verdict))
+        else:
+            form: Form = "markdown" if markdown else "table"
+            print_page(page, form)
+    raise SystemExit(0 if verdict.passed else EXIT_FAILED)
+
+
+def _write(path: Path, data: bytes, *, append: bool = False) -> None:
+    from tseval.errors import ConfigError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab" if append else "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
