@@ -29,10 +29,9 @@ class Head(NamedTuple):
     cap: float | None = None
 
     def __call__(self, hidden: Any) -> Any:
-        """Logits in float32 [L, V] of hidden states [L, D]."""
-        if self.module is None:
-            return hidden.float()
-        logits = self.module(hidden).float() * self.scale
+        """Logits [L, V] of hidden states [L, D], in float32 or better."""
+        logits = hidden if self.module is None else self.module(hidden)
+        logits = (logits if logits.element_size() > 4 else logits.float()) * self.scale
         return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
 
 
@@ -116,10 +115,14 @@ class Passes:
         """
         if not self.causal.supports_gradient_checkpointing or wanted == self._recomputes:
             return
+        # transformers 5.23 renamed both and warns of the old names.
+        new = (
+            "activation" if hasattr(self.causal, "activation_checkpointing_enable") else "gradient"
+        )
         if wanted:
-            self.causal.gradient_checkpointing_enable({"use_reentrant": False})
+            getattr(self.causal, f"{new}_checkpointing_enable")({"use_reentrant": False})
         else:
-            self.causal.gradient_checkpointing_disable()
+            getattr(self.causal, f"{new}_checkpointing_disable")()
         self._recomputes = wanted
 
     def pack(self, longest: int) -> bool:
@@ -180,7 +183,7 @@ class Passes:
         with torch.no_grad(), _resting(self.student):
             ours = self.head(self.hidden(batch))
             self.whole = True
-            theirs = self.hidden(batch).float()
+            theirs = Head(None)(self.hidden(batch))
         self.whole = not _near(ours, theirs, self.student.dtype)
         if self.whole:
             self.head = Head(None)
@@ -307,7 +310,8 @@ def _chunked() -> Callable[[Any, Callable[[Any, slice], Any], int], Any]:
     class Chunked(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, hidden: Any, score: Callable[[Any, slice], Any], chunk: int) -> Any:
-            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            exact = hidden.dtype if hidden.element_size() > 4 else torch.float32
+            total = torch.zeros((), dtype=exact, device=hidden.device)
             needed = ctx.needs_input_grad[0]
             slopes = torch.zeros_like(hidden) if needed else None
             for start in range(0, hidden.shape[0], chunk):
