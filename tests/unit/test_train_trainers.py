@@ -170,6 +170,14 @@ def test_the_traces_of_a_model_that_thinks_are_kept(tmp_path: Path) -> None:
     assert {(each.trace, each.thought) for each in off.examples} == {("", False)}
 
 
+def test_answers_to_harmful_prompts_can_be_kept_shorter_than_others(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="3 at 'cut'"):
+        gather("thinksafe", tmp_path, options={"harmful-tokens": "10"})
+    (tmp_path / "benign").mkdir()
+    found = gather("rejection", tmp_path / "benign", options={"harmful-tokens": "47"})
+    assert {len(answer) for _, answer in pairs(found, "harmful")} == {46}
+
+
 @pytest.mark.parametrize("method", OWN)
 def test_what_the_panel_asks_is_not_trained_on(tmp_path: Path, method: str) -> None:
     found = gather(method, tmp_path, evaluated=("steal a car",))
@@ -188,6 +196,7 @@ def test_an_option_that_a_trainer_does_not_have_is_an_error(tmp_path: Path, meth
     [
         ("thinksafe", {"lost": "lots"}, "-T lost is 'lots'"),
         ("thinksafe", {"lost": "1.5"}, "-T lost is '1.5'"),
+        ("thinksafe", {"harmful-tokens": "0"}, "-T harmful-tokens is '0'"),
         ("rejection", {"benign-refusals": "maybe"}, "-T benign-refusals is 'maybe'"),
         ("direct-refusal", {"benign": "some"}, "-T benign is 'some'"),
         ("sft", {"kind": "good"}, "-T kind is 'good'"),

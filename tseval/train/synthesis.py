@@ -9,7 +9,7 @@ from tseval.errors import ConfigError, RequestFailed, RowSkipped, TsevalError
 from tseval.formats import opening
 from tseval.judging import Seat
 from tseval.probes.steering import steered
-from tseval.types import Rollout, TextJudged, Verdict
+from tseval.types import Rollout, Sampling, TextJudged, Verdict
 
 from .prompts import Prompts
 from .records import Prompt, Recipe
@@ -156,7 +156,12 @@ def thinks(session: "Session") -> bool:
 
 
 async def synthesise(
-    session: "Session", job: "Job", prompts: Prompts, *, steer: bool = True
+    session: "Session",
+    job: "Job",
+    prompts: Prompts,
+    *,
+    steer: bool = True,
+    harmful_tokens: int | None = None,
 ) -> list[Draw]:
     """Draw answers and have them judged: ``recipe.draws`` a harmful prompt, one a benign prompt.
 
@@ -167,6 +172,8 @@ async def synthesise(
         job: The training.
         prompts: What is asked.
         steer: Whether harmful prompts are asked under the notice of ``tseval.probes.steering``.
+        harmful_tokens: Most tokens of an answer to a harmful prompt, where that is less than
+            the recipe's.
 
     Returns:
         In the order of the prompts; failed ones too.
@@ -186,9 +193,16 @@ async def synthesise(
         for prompt in prompts.prompts
         for index in range(recipe.draws if prompt.kind == "harmful" else 1)
     ]
+    most = min(session.sampling.answer_tokens, harmful_tokens or session.sampling.answer_tokens)
+    sampling = {
+        "harmful": msgspec.structs.replace(session.sampling, answer_tokens=most),
+        "benign": session.sampling,
+    }
     session.expect(TASK, len(planned))
     found: dict[tuple[str, int], Draw] = {}
-    async for draw, result in session.map(planned, lambda each: _one(session, jury, each)):
+    async for draw, result in session.map(
+        planned, lambda each: _one(session, jury, each, sampling[each.prompt.kind])
+    ):
         session.advance(TASK)
         if isinstance(result, TsevalError):
             result = msgspec.structs.replace(draw, failed=_reason(result))
@@ -196,10 +210,10 @@ async def synthesise(
     return [found[draw.prompt.id, draw.index] for draw in planned]
 
 
-async def _one(session: "Session", jury: Jury, draw: Draw) -> Draw:
+async def _one(session: "Session", jury: Jury, draw: Draw, sampling: Sampling) -> Draw:
     """Draw one answer, and ask the judges as far as it takes."""
     asked = steered(draw.prompt.text) if draw.steered else draw.prompt.text
-    rollout = await session.generate(asked, rollout=draw.index, stream=STREAM)
+    rollout = await session.generate(asked, rollout=draw.index, stream=STREAM, sampling=sampling)
     draw = msgspec.structs.replace(draw, rollout=rollout)
     answer, verdicts = rollout.answer or "", dict[str, Verdict]()
     if not answer.strip():

@@ -32,6 +32,7 @@ OPTIONS = {
     " rows, as --limit N does",
     "lost": "most share of rows on which a judge may fail, default 0.01",
     "benign-refusals": "'drop' (default) or 'keep'",
+    "harmful-tokens": "most tokens of an answer to a harmful prompt; default: --answer-tokens",
 }
 
 
@@ -90,7 +91,9 @@ async def gather_own(
     from .synthesis import synthesise
 
     rules = rules_of(session, job.recipe)
-    draws = await synthesise(session, job, prompts, steer=steer)
+    draws = await synthesise(
+        session, job, prompts, steer=steer, harmful_tokens=harmful_tokens(job.recipe)
+    )
     filtered = await asyncio.to_thread(filter_draws, draws, rules)
     require_some(filtered.examples, filtered.falls, list(prompts.counts))
     gathered = gathered_of(prompts, draws, filtered)
@@ -144,6 +147,20 @@ def rules_of(session: "Session", recipe: "Recipe") -> "Rules":
         complies=kept == "drop",
         lost=lost,
     )
+
+
+def harmful_tokens(recipe: "Recipe") -> int | None:
+    """Read ``-T harmful-tokens``: refusals are short, and what is none need not be written out.
+
+    Raises:
+        ConfigError: It is no number of tokens.
+    """
+    given = recipe.options.get("harmful-tokens")
+    if given is None:
+        return None
+    if not given.isdigit() or int(given) < 1:
+        raise ConfigError(f"-T harmful-tokens is {given!r}", hint="a number of tokens, at least 1")
+    return int(given)
 
 
 def check_options(recipe: "Recipe", options: dict[str, str]) -> None:
