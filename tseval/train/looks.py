@@ -189,7 +189,7 @@ def share_of_alpha(number: int, planned: int, alpha: float) -> float:
     return alpha / planned if 1 <= number <= planned else 0.0
 
 
-def tested_rise(before: Hits, after: Hits, alpha: float) -> Estimate:
+def rise_at(before: Hits, after: Hits, alpha: float) -> Estimate:
     """Estimate the rise of over-refusal so that its lower limit is a one-sided test at alpha."""
     return rise(before, after, 1 - 2 * alpha)
 

@@ -29,9 +29,9 @@ from .looks import (
     planned_looks,
     rate,
     rise,
+    rise_at,
     share_of_alpha,
     stop_reason,
-    tested_rise,
 )
 from .panel import BROKEN, PanelRegistry, axes_of, benchmarks_of, halves_of, hits_of, panel_spec
 
@@ -217,7 +217,7 @@ class PanelRuns:
             with contextlib.suppress(StatisticsError):
                 rises[name] = rise(base[name], hits.get(name, {}))
         if "orr" in rises and alpha:
-            tested = tested_rise(base["orr"], hits["orr"], alpha)
+            tested = rise_at(base["orr"], hits["orr"], alpha)
         elif step:
             note = (
                 "over-refusal is not tested: "
