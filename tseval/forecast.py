@@ -2,13 +2,15 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
 from .cards import ProbeCard
+from .errors import DataError
 from .evidence import Evidence, earlier_run
 from .judging import seat_judges
 from .legs import Display
@@ -31,7 +33,7 @@ from .roles import Backend, BackendFactory
 from .runfolder import DEFAULT_ROOT
 from .spec import RunSpec
 from .stance_judging import stances_of
-from .workload import OTHERS, Workload, all_calls, on_backend, skipped, workload
+from .workload import OTHERS, Workload, all_calls, on_backend, skipped, unreadable, workload
 
 _SHARED = (
     "probes share rollouts, and each is planned as if it ran alone: together they take less, not"
@@ -57,6 +59,7 @@ async def plan(
     pilot_seconds: float = PILOT_SECONDS,
     earlier: Path | None = None,
     backend: Backend | None = None,
+    unread: Mapping[str, tuple[DataError, ...]] = MappingProxyType({}),
 ) -> Plan:
     """Say what a run will take, without running it.
 
@@ -71,6 +74,8 @@ async def plan(
         pilot_seconds: When a pilot is cut, from its first request on; 0: when it has ended.
         earlier: An earlier run's folder, to take lengths and speed from.
         backend: For the pilot, instead of the one that ``spec.model`` names.
+        unread: Benchmarks whose data cannot be read, where the caller knows: a probe takes its
+            prompts from others, of which its ``size`` knows the number only.
 
     Raises:
         ConfigError: The specification is wrong, or ``earlier`` is a run of another model.
@@ -83,6 +88,7 @@ async def plan(
     works = await asyncio.gather(
         *(asyncio.to_thread(workload, each, spec, seats, stances) for each in names)
     )
+    works = [unreadable(w, unread[w.name]) if w.name in unread else w for w in works]
     have = _most(spec, registry, backend)
     works = [on_backend(*each, spec.model.backend, have) for each in zip(names, works, strict=True)]
     rollouts = sum(work.rollouts or 0 for work in works)

@@ -218,11 +218,15 @@ def mendable(scores: Iterable[Score], found: Iterable[Measurement]) -> bool:
     """Whether something failed that another try might mend.
 
     Scores of probes count prompts or traces, and what they lose of these; which of the answers
-    behind them failed ('replay: error', 'judge error') stands with the measurement.
+    behind them failed ('replay: error', 'judge error'), and how many verdicts, stands with the
+    measurement.
     """
-    lost = (reason for each in found for reason, n in each.excluded.items() if n)
-    return any(score.excluded.get("error") for score in scores) or any(
-        reason.endswith("error") for reason in lost
+    measured = list(found)
+    lost = (reason for each in measured for reason, n in each.excluded.items() if n)
+    return (
+        any(score.excluded.get("error") for score in scores)
+        or any(reason.endswith("error") for reason in lost)
+        or any(each.verdicts.get("error") for each in measured)
     )
 
 

@@ -131,6 +131,14 @@ def on_backend(benchmark: Benchmark, work: Workload, name: str, have: Capabiliti
     return skipped(work, f"backend {name!r} lacks {', '.join(lacking)}: the benchmark is skipped")
 
 
+def unreadable(work: Workload, errors: tuple[DataError, ...]) -> Workload:
+    """Say that a benchmark's data cannot be read, and why."""
+    if work.missing:
+        return work
+    missing = "; ".join(error.message for error in errors)
+    return work._replace(missing=missing, page="; ".join(error.hint for error in errors))
+
+
 def skipped(work: Workload, why: str) -> Workload:
     """Say that a run skips a benchmark, and why."""
     page = "run it on another backend, for example hf"

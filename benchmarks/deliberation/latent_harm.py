@@ -55,6 +55,7 @@ class LatentHarm:
         metrics=("harm_auroc", "harm_auroc_unseen", "steering_gain"),
         needs=("prefix", "token_ids", "hidden_states"),
         paper="arXiv 2601.23143",
+        version="2",
         note="harmful and benign prompts come from different benchmarks; the figure on unseen"
         " pairs of them is the one that they cannot give away",
     )
@@ -127,7 +128,7 @@ class _Analysis:
         self._draws = probing.sizes.permutations
         self._lost = _states.excluded_of(row.lost for row in rows)
         self._chosen = [n for n, row in enumerate(rows) if row.states]
-        groups = probes.prompt_clusters(self._samples)
+        groups = self._groups = probes.prompt_clusters(self._samples)
         self._cases = probes.make_cases(
             [bool(self._samples[n].harmful) for n in self._chosen],
             _CLASSES,
@@ -248,12 +249,14 @@ class _Analysis:
 
     def _steering(self, name):
         """Compare refusals with and without the notice, prompt by prompt."""
-        mine = [
-            row
-            for sample, row in zip(self._samples, self._rows, strict=True)
+        placed = [
+            (row, group)
+            for sample, row, group in zip(self._samples, self._rows, self._groups, strict=True)
             if sample.harmful is (name == "harmful")
         ]
-        both = [row for row in mine if row.refusals and None not in row.refusals.values()]
+        mine = [row for row, _ in placed]
+        labelled = [(r, g) for r, g in placed if r.refusals and None not in r.refusals.values()]
+        both, groups = [row for row, _ in labelled], [group for _, group in labelled]
         lost = _states.excluded_of(
             row.lost or row.reasons["plain"] or row.reasons["steered"] for row in mine
         )
@@ -271,20 +274,20 @@ class _Analysis:
             n_prompts=len(both),
             counts=counts,
             excluded=dict(sorted(lost.items())),
-            test="McNemar, exact",
             headline=True,
             note="share of refusals with the notice minus without it, on the same prompts",
         )
         if len(both) < probes.LEAST_OF_A_CLASS:
-            why = f"undefined: {len(both)} prompts with both labels"
-            return msgspec.structs.replace(number, undefined=why, test=""), []
-        gain, p_value = probes.paired_gain(counts["only steered"], counts["only plain"], len(both))
+            why = probes.undefined({"prompts with both labels": len(both)})
+            return msgspec.structs.replace(number, undefined=why), []
+        gain, p_value, test = probes.paired_gain(steered, plain, groups)
         rows = [
             (name, way, share.value, share.low, share.high, len(both))
             for way, labels in zip(_WAYS, (plain, steered), strict=True)
-            for share in (probes.refusal_share(sum(labels), len(both)),)
+            for share in (probes.refusal_share(labels, groups),)
         ]
-        return msgspec.structs.replace(number, estimate=gain, p_value=p_value), rows
+        found = msgspec.structs.replace(number, estimate=gain, p_value=p_value, test=test)
+        return found, rows
 
     def _layer(self, way, layer):
         import numpy as np

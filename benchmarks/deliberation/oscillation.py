@@ -86,6 +86,13 @@ _MEASURES = (
 )
 
 
+# Why a trace is left out that has too many chunks: a loop in the paper's words, but a long trace
+# of a model that thinks long is left out by the same rule.
+LONG = "too many chunks"
+# Above this share of such traces the user is warned.
+_MANY_LONG = 0.05
+
+
 class Oscillation:
     """The probe; see the module's docstring."""
 
@@ -96,6 +103,7 @@ class Oscillation:
         metrics=("performative_share", "meaningful_per_trace", "oscillation_rate"),
         needs=("prefix", "token_ids"),
         stances=True,
+        version="2",
         note="rests on the stance judge: see what it is worth before what it finds",
     )
 
@@ -134,15 +142,19 @@ class _Work:
     Attributes:
         probing, session, sizes: As begun.
         samples: The prompts.
+        clusters: Of each prompt: near-duplicates have the same.
         judge: Label of the stance judge whose transitions are replayed.
         alone: Labels of the stance judges that label on their own.
     """
 
     def __init__(self, probing: Probing) -> None:
+        from tseval.probes import prompt_clusters
+
         self.probing = probing
         self.session = probing.session
         self.sizes = probing.sizes
         self.samples = probing.pool.first(self.sizes.stance_prompts)
+        self.clusters = [int(cluster) for cluster in prompt_clusters(self.samples)]
         seats = self.session.stances.seats
         shown = [seat.label for seat in seats.values() if seat.shown]
         if not shown:
@@ -203,7 +215,7 @@ class _Work:
             return "odd trace"
         chunks = chunked(self.session.target.backend.decode(sampled.trace_ids))
         if len(chunks) > MOST_CHUNKS:
-            return "loop"
+            return LONG
         if len(chunks) < 2:
             return "fewer than 2 chunks"
         case = tseval.StanceCase(prompt=sample.prompt, chunks=tuple(c.text for c in chunks))
@@ -229,7 +241,7 @@ class _Work:
     def _found(
         self, traces: list[StanceTrace], cuts: list[ReplayedCut], replays: Replays
     ) -> tseval.Measurement:
-        from tseval.probes import oscillation_results, prompt_clusters
+        from tseval.probes import oscillation_results
 
         judge = self.session.stances.seats[self.judge].judge
         note = "" if judge.validated else f"stances by {self.judge}, unvalidated"
@@ -237,7 +249,7 @@ class _Work:
         numbers, grids = oscillation_results(
             traces,
             cuts,
-            [int(cluster) for cluster in prompt_clusters(self.samples)],
+            self.clusters,
             seed=self.session.spec.seed,
             draws=self.sizes.bootstraps,
             replays=self.sizes.replays,
@@ -271,7 +283,7 @@ class _Work:
         both = [trace for trace in traces if trace.beside]
         found = stance_agreement(
             [trace.beside for trace in both],
-            [trace.prompt for trace in both],
+            [self.clusters[trace.prompt] for trace in both],
             seeded_generator(self.session.spec.seed, "oscillation agreement"),
             self.sizes.bootstraps,
         )
@@ -325,11 +337,19 @@ class _Work:
         replays: Replays,
         note: str,
     ) -> list[str]:
-        from tseval.probes import transitions
+        from tseval.probes import MOST_CHUNKS, transitions
 
         existing = sum(len(transitions(trace.labels)) for trace in traces)
         shams = sum(cut.null is not None for cut in cuts)
         notes = [f"{note}: how far people see the same is not known"] if note else []
+        if long := self.excluded[LONG]:
+            made = len(traces) + self.excluded.total()
+            notes.append(
+                f"{long} of {made} traces have more than {MOST_CHUNKS} chunks and are left out:"
+                " what is found holds for shorter ones"
+            )
+            if long > _MANY_LONG * made:
+                self.session.warn(f"oscillation: {notes[-1]}")
         notes.append(f"{replays.planned} of {existing} transitions replayed; one family of tests")
         notes.append(f"{shams} of {len(cuts)} have a sham")
         if self.ties:

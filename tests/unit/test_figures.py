@@ -90,5 +90,15 @@ def test_without_matplotlib_the_message_says_what_to_install(
     assert "tseval[figures]" in caught.value.hint
 
 
+def test_without_matplotlib_no_empty_folder_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = folder(tmp_path / "run", measurement(curves=(curve(),)))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(CapabilityMissing, match="not installed"):
+        FigureExporter().export(run.path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_exporter_is_registered() -> None:
     assert registry().exporters["figures"].name == "figures"

@@ -271,7 +271,10 @@ def test_loops_and_traces_of_one_chunk_are_left_out_and_counted(
 ) -> None:
     resize(monkeypatch, trace_tokens=16_000)
     _, found, _ = measured(tmp_path, loops, limit=20)
-    assert found.excluded["loop"] > 0
+    long = found.excluded["too many chunks"]
+    assert long > 0
+    (note,) = (n for n in found.notes if "more than 120 chunks" in n)
+    assert note.startswith(f"{long} of 40 traces have more than 120 chunks and are left out")
     assert found.excluded["fewer than 2 chunks"] > 0
     rate = number(found, "oscillation_rate")
     assert rate.n + sum(found.excluded.values()) == 40

@@ -344,6 +344,25 @@ def test_what_a_benchmark_in_code_lacks_is_said(tmp_path: Path) -> None:
     assert "no rows anywhere" in markdown_page(plan_page(found))
 
 
+def test_probes_whose_prompts_cannot_be_read_are_missing(tmp_path: Path) -> None:
+    both = load_registry(extra=[InCode()])
+    faults = (DataError("no file a", hint="put it there"), DataError("b is gated", hint="ask"))
+    found = finish(
+        plan(
+            spec(benchmarks=("stanced", "quick_benign")),
+            both,
+            Quiet(),
+            out=tmp_path / "none",
+            pilot=0,
+            unread={"stanced": faults},
+        )
+    )
+    probe, other = found.benchmarks
+    assert (probe.missing, probe.page) == ("no file a; b is gated", "put it there; ask")
+    assert (other.missing, found.complete) == ("", False)
+    assert found.tokens == other.tokens
+
+
 def test_what_the_backend_cannot_do_is_said_and_left_out_of_the_totals(tmp_path: Path) -> None:
     plain = ScriptedBackend(thinking, view=TAGS_VIEW, capabilities=Capabilities(prefix=True))
     plugins = load_registry(extra=[InCode()])

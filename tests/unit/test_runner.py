@@ -863,6 +863,16 @@ def test_answers_that_failed_inside_a_probe_leave_a_run_to_be_resumed(
     assert mendable([], [found]) is again
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "again"), [({"ok": 9, "unparsed": 1}, False), ({"error": 1}, True)]
+)
+def test_a_verdict_of_a_probe_that_failed_leaves_a_run_to_be_resumed(
+    verdicts: dict[str, int], again: bool
+) -> None:
+    found = Measurement(probe="valley", title="", verdicts=verdicts)
+    assert mendable([], [found]) is again
+
+
 def test_what_a_probe_lost_is_counted_in_verdicts_and_not_in_prompts() -> None:
     registry = load_registry()
     # 5 of 960 answers: of the 80 traces that the score counts they would seem 6 in a hundred.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.sessions import registry
-from tseval.cli.sources import check_sources, unread_sources
+from tseval.cli.sources import check_sources, probes_of, unread_sources
 from tseval.errors import ConfigError, UnknownName
 from tseval.requests import ModelSpec
 from tseval.spec import RunSpec
@@ -38,8 +38,9 @@ def test_prompts_that_cannot_be_read_are_named_once_with_the_probes_that_need_th
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     wanted = spec("valley", "first_token", scale="smoke", harmful_from=("fortress",))
     (said,) = unread_sources(wanted, registry())
-    assert said.startswith("valley, first_token: dataset 'ScaleAI/fortress_public'")
-    assert "\nhint: " in said
+    assert said.message.startswith("dataset 'ScaleAI/fortress_public'")
+    assert said.hint
+    assert probes_of(wanted, registry()) == ["valley", "first_token"]
 
 
 def test_prompts_that_ship_with_tseval_are_read_and_runs_without_probes_read_none() -> None:

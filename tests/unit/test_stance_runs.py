@@ -148,6 +148,18 @@ def test_ordinal_alpha_is_one_for_agreement_and_about_zero_for_chance() -> None:
     assert ordinal_alpha(np.zeros((5, 2), dtype=int)) is None
 
 
+def test_near_duplicates_are_drawn_as_one_where_stance_judges_are_compared() -> None:
+    rng = np.random.default_rng(4)
+    same, other = (1, 1, -1, -1), (1, 1, 1, 1)
+    traces = [[same, same if n < 6 else other] for n in range(12)]
+    apart = stance_agreement(traces, list(range(12)), rng, 400).shared
+    together = stance_agreement(traces, [n // 6 for n in range(12)], rng, 400).shared
+    assert apart is not None
+    assert together is not None
+    assert apart.value == together.value
+    assert together.high - together.low > 1.3 * (apart.high - apart.low)
+
+
 def test_judges_that_agree_on_chunks_may_disagree_on_transitions() -> None:
     same = (1, 1, 1, 1, -1, -1)
     late = (1, 1, 1, 1, 1, -1)  # one chunk later: still the same transition

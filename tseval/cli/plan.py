@@ -9,7 +9,7 @@ import typer
 
 from tseval.cli import run
 from tseval.cli.common import errors, given_values, option, read_config, registry
-from tseval.cli.sources import unread_sources
+from tseval.cli.sources import probes_of, unread_sources
 
 if TYPE_CHECKING:
     from tseval.planning import Plan
@@ -80,8 +80,7 @@ def _execute(
         for remark in remarks:
             shown.remark(remark)
         unread = list(unread_sources(spec, plugins))
-        for each in unread:
-            shown.remark(each)
+        probes = probes_of(spec, plugins) if unread else []
         work = plan(
             spec,
             plugins,
@@ -90,6 +89,7 @@ def _execute(
             pilot=given["pilot"],
             pilot_seconds=given["pilot_seconds"],
             earlier=given["earlier"],
+            unread=dict.fromkeys(probes, tuple(unread)),
         )
         try:
             found = asyncio.run(run.until_terminated(work))
@@ -97,7 +97,7 @@ def _execute(
             raise KeyboardInterrupt from None
     with errors(debug=given["debug"]):
         _print(found, given)
-    return 0 if found.complete and not unread else _EXIT_INCOMPLETE
+    return 0 if found.complete else _EXIT_INCOMPLETE
 
 
 def _print(found: "Plan", given: dict[str, Any]) -> None:

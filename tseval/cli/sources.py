@@ -29,20 +29,26 @@ def check_sources(spec: "RunSpec", plugins: "Registry") -> None:
                 )
 
 
-def unread_sources(spec: "RunSpec", plugins: "Registry") -> Iterator[str]:
+def unread_sources(spec: "RunSpec", plugins: "Registry") -> Iterator[DataError]:
     """Say which prompts of a run's probes cannot be read; nothing for a run without probes."""
-    from tseval.cards import BenchmarkCard, ProbeCard
+    from tseval.cards import BenchmarkCard
     from tseval.data import load_rows
     from tseval.probes import sizes_of
 
-    probes = [n for n in spec.benchmarks if isinstance(plugins.benchmarks[n].card, ProbeCard)]
     sizes = sizes_of(spec.scale)
     wanted = (spec.harmful_from or sizes.harmful_from) + (spec.benign_from or sizes.benign_from)
-    for name in dict.fromkeys(wanted) if probes else ():
+    for name in dict.fromkeys(wanted) if probes_of(spec, plugins) else ():
         card = plugins.benchmarks[name].card
         if not isinstance(card, BenchmarkCard):
             continue
         try:
             load_rows(card, spec.data_dirs, subset_seed=spec.subset_seed)
         except DataError as error:
-            yield f"{', '.join(probes)}: {error}"
+            yield error
+
+
+def probes_of(spec: "RunSpec", plugins: "Registry") -> list[str]:
+    """Name a run's probes."""
+    from tseval.cards import ProbeCard
+
+    return [n for n in spec.benchmarks if isinstance(plugins.benchmarks[n].card, ProbeCard)]

@@ -126,7 +126,7 @@ def _reopened(found: Flips) -> Number:
         metric="reopened_share",
         group="all",
         estimate=None if few else _by_cluster(found.reopened, found.plain, found.clusters),
-        undefined=f"undefined: {made} rollouts without thinking" if few else "",
+        undefined=undefined({"rollouts without thinking": made}),
         n=made,
         n_prompts=int((found.plain > 0).sum()),
         counts={"reopened": int(found.reopened.sum())},

@@ -295,6 +295,16 @@ async def _class(
     return ranked(found.values(), spec.subset_seed), warnings
 
 
+def counted(n: int, name: str) -> str:
+    """Write a count with its noun, which is given in the plural: '1 refusal'."""
+    first, _, rest = name.partition(" ")
+    # Of 'prompts with both labels' the first word is counted, of 'harmful prompts' the last.
+    word = name.removesuffix("s") if not rest or rest.endswith("prompts") else name
+    if rest and word == name:
+        word = f"{first.removesuffix('s')} {rest}"
+    return f"{n} {word if n == 1 else name}"
+
+
 def undefined(counts: dict[str, int], least: int = LEAST_OF_A_CLASS) -> str:
     """Say why a number over classes is undefined, or ''.
 
@@ -302,5 +312,5 @@ def undefined(counts: dict[str, int], least: int = LEAST_OF_A_CLASS) -> str:
         counts: Members of each class ('refusals', 'compliances').
         least: Smallest class that a number may rest on.
     """
-    few = [f"{n} {name}" for name, n in counts.items() if n < least]
+    few = [counted(n, name) for name, n in counts.items() if n < least]
     return f"undefined: {', '.join(few)}" if few else ""

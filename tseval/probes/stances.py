@@ -250,7 +250,7 @@ def stance_agreement(
 
     Args:
         labelled: By trace, then by judge: int [chunks]; only traces that all judges labelled.
-        prompts: int [traces], the prompt of each trace.
+        prompts: int [traces], the prompt of each trace; near-duplicates have the same.
         rng: Draws the interval.
         bootstraps: Number of draws.
     """

@@ -48,6 +48,8 @@ class FigureExporter:
                 f"{run} holds no curve that could be drawn",
                 hint="tseval run --suite deliberation makes some",
             )
+        # Before there is a folder that would stay empty.
+        _require_matplotlib()
         out.mkdir(parents=True, exist_ok=True)
         return [file for plot in plots for file in draw(plot, out)]
 
@@ -71,15 +73,11 @@ def draw(plot: Plot, out: Path) -> list[Path]:
     Raises:
         CapabilityMissing: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CapabilityMissing(
-            "figures are drawn by matplotlib, which is not installed",
-            hint="pip install 'tseval[figures]'; report.html has the same plots without it",
-        ) from error
+    _require_matplotlib()
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     files = [out / f"{plot.name}.png", out / f"{plot.name}.svg"]
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
         # A name in another script is drawn as boxes; that is no reason to speak of fonts.
@@ -91,6 +89,17 @@ def draw(plot: Plot, out: Path) -> list[Path]:
         figure.savefig(files[0], dpi=_DPI, metadata={"Software": None})
         figure.savefig(files[1], metadata={"Date": None, "Creator": None})
     return files
+
+
+def _require_matplotlib() -> None:
+    """Raise CapabilityMissing unless figures can be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise CapabilityMissing(
+            "figures are drawn by matplotlib, which is not installed",
+            hint="pip install 'tseval[figures]'; report.html has the same plots without it",
+        ) from error
 
 
 def _draw_on(axes: "Axes", plot: Plot) -> None:
