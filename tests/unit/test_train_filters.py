@@ -238,6 +238,15 @@ def test_a_guard_that_fails_on_traces_alone_is_noticed() -> None:
         filter_draws([draw(on_trace={GUARD: Verdict(reason="unparsed")})], THINKING)
 
 
+def test_of_a_judge_of_both_only_the_label_that_is_read_has_to_be_there() -> None:
+    both = Rules(jury=Jury(answer=(GUARD,), trace=(GUARD,), refusal=GUARD), thinks=True)
+    whole = {GUARD: Verdict(harmful=False, refusal=True)}
+    filter_draws([draw(verdicts=whole)], both)  # its verdict on the trace has no refusal
+    half = {GUARD: Verdict(harmful=False)}
+    with pytest.raises(TrainingError, match=r"no verdict on 1 of 1 answers \(1 unparsed\)"):
+        filter_draws([draw(verdicts=half)], both)
+
+
 def test_empty_and_degenerate_are_the_models_doing_and_no_failure_of_the_judge() -> None:
     stuck = draw("Never. Ever. Do that.", verdicts={RULES: Verdict(reason="degenerate")})
     assert fallen(stuck) == {"refuses": 1}

@@ -210,7 +210,7 @@ def check_judges(draws: Iterable[Draw], rules: Rules) -> None:
         for text, verdicts in (("answer", draw.verdicts), ("trace", draw.trace_verdicts)):
             for judge, verdict in verdicts.items():
                 asked[judge, text] += 1
-                if any(said(verdict, label) is None for label in _labels(judge, rules.jury)):
+                if any(said(verdict, label) is None for label in _labels(judge, rules.jury, text)):
                     unread = "unparsed" if verdict.reason == "ok" else verdict.reason
                     lost[judge, text][unread] += 1
     for (judge, text), reasons in lost.items():
@@ -219,7 +219,7 @@ def check_judges(draws: Iterable[Draw], rules: Rules) -> None:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
             raise TrainingError(
                 f"judge {judge!r} gave no verdict on {reasons.total()} of {n} {text}s ({counted}),"
-                f" more than {rules.lost:.0%}",
+                f" more than {100 * rules.lost:g}%",
                 hint="what failed is asked again by the same command; for replies that cannot be"
                 " read take another judge, or allow more with -T lost=0.05",
             )
@@ -286,12 +286,12 @@ def _rollout(draw: Draw) -> Rollout:
     return draw.rollout
 
 
-def _labels(judge: str, jury: Jury) -> list[Literal["harmful", "refusal"]]:
-    """Name the labels that the filter reads of a judge."""
+def _labels(judge: str, jury: Jury, text: str) -> list[Literal["harmful", "refusal"]]:
+    """Name the labels that the filter reads of a judge of a text."""
     labels: list[Literal["harmful", "refusal"]] = []
-    if judge in (*jury.answer, *jury.trace):
+    if judge in (jury.answer if text == "answer" else jury.trace):
         labels.append("harmful")
-    if judge == jury.refusal:
+    if text == "answer" and judge == jury.refusal:
         labels.append("refusal")
     return labels
 
