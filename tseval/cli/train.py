@@ -252,7 +252,7 @@ def _print(folder: "TrainFolder", given: dict[str, Any]) -> None:
     if given["json"] or given["markdown"]:
         form = "json" if given["json"] else "markdown"
     if form == "json":
-        print_json(to_builtins(folder.record))
+        print_json(to_builtins(folder.record, enc_hook=str))
     else:
         for part in parts_of(folder.record):
             print_page(part.page, form)
