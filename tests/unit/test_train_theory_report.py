@@ -97,6 +97,7 @@ def test_the_table_has_an_interval_and_assumptions_beside_each_number(tmp_path: 
     assert len(rows) == 4
     assert all("[" in row and "]" in row for row in rows)
     assert "- a: the prompts are a random part of the pool" in result.stdout
+    assert report(path, *SMALL, "--markdown").stdout == result.stdout
     page = (tmp_path / "page.html").read_text()
     assert "KL(p_safe || p)" in page
     found = load_theory(TrainFolder.load(path))
@@ -139,6 +140,17 @@ def test_a_teacher_s_file_has_a_cross_entropy_and_no_kl(tmp_path: Path) -> None:
     assert lines["cross-entropy"]["quantity"]["value"] == 17
     assert lines["cross-entropy"]["draws"] == 11
     assert "file" in lines["cross-entropy"]["assumes"]
+
+
+def test_draws_are_as_long_as_the_training_let_harmful_prompts_be_answered(tmp_path: Path) -> None:
+    path = training(tmp_path, options={"harmful-tokens": "20"})
+
+    own = json.loads(report(path, *SMALL, "--json").stdout)
+    other = json.loads(report(path, *SMALL, "--answer-tokens", "50", "--json").stdout)
+
+    assert "at most 20 tokens" in own["assumptions"]["law"]
+    assert "at most 50 tokens" in other["assumptions"]["law"]
+    assert len(list((path / "theory").glob("base-*"))) == 2
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:

@@ -11,19 +11,11 @@ from tseval.report.plots import COLOURS, Plot, Series, file_name
 from .theory import Quantity, surprise
 from .theory_draws import Tally
 from .theory_measure import TheoryReport
-from .theory_numbers import Line
+from .theory_numbers import ASSUMED, Line
 
-_HEADINGS = (
-    "quantity",
-    "of",
-    "draws by",
-    "value",
-    "95% CI",
-    "prompts",
-    "made of",
-    "assumes",
-    "note",
-)
+_BESIDE = ("value", "95% CI", "prompts", "made of", "assumes", "note")
+_DRAWN, _GIVEN = ("quantity", "draws by", *_BESIDE), ("quantity", "of", *_BESIDE)
+_LAWS = {"plain": "the model", "steered": "the model, under the notice", "teacher": "the teacher"}
 _RIGHT = frozenset({"value", "95% CI", "prompts"})
 _LEAD = (
     "The closest safe law to a model's own is its own answers as far as they are safe; what a"
@@ -33,13 +25,18 @@ _LEAD = (
 
 def theory_page(report: TheoryReport) -> Page:
     """Lay the numbers out, with the assumptions that their letters stand for below."""
-    letters = dict(zip(report.assumptions, ascii_lowercase, strict=False))
+    # In the order of their list, whatever order a file has them in.
+    assumed = [key for key in ASSUMED if key in report.assumptions]
+    letters = dict(zip(assumed, ascii_lowercase, strict=False))
     groups: dict[str, list[Sequence[str]]] = {}
     for line in report.lines:
         title = "Given answers" if line.law == "given" else f"Answers to {line.of} prompts"
         groups.setdefault(title, []).append(_row(line, letters))
-    sections = [Section(title, _HEADINGS, rows, _RIGHT) for title, rows in groups.items()]
-    notes = [f"{letters[key]}: {text}" for key, text in report.assumptions.items()]
+    sections = [
+        Section(title, _GIVEN if title == "Given answers" else _DRAWN, rows, _RIGHT)
+        for title, rows in groups.items()
+    ]
+    notes = [f"{letters[key]}: {report.assumptions[key]}" for key in assumed]
     made = f"{report.settings.draws} draws a prompt, {report.tokens} tokens drawn"
     return Page(
         f"The theory, measured on {report.subject.name}", sections, [*notes, made, *report.notes]
@@ -72,13 +69,12 @@ def _row(line: Line, letters: dict[str, str]) -> tuple[str, ...]:
     found = line.quantity
     return (
         line.title,
-        line.of,
-        {"plain": "the model", "steered": "the model, under the notice"}.get(line.law, line.law),
+        _LAWS.get(line.law, line.of),
         shown(found),
         limits(found) if found else line.undefined,
         str(found.prompts) if found else "-",
-        values.counts({"answers": line.draws, **line.counts}),
-        " ".join(letters[key] for key in line.assumes if key in letters),
+        values.counts({"answers": line.draws, **dict(sorted(line.counts.items()))}),
+        " ".join(letter for key, letter in letters.items() if key in line.assumes),
         line.note,
     )
 

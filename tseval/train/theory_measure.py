@@ -20,6 +20,7 @@ from .theory_draws import Asked, Drawn, Key, Scored, Tally, draw, law_of, tally
 from .theory_numbers import ASSUMED, Line, acceptance_lines, given_lines, law_lines
 from .theory_scores import Writer, score_drawn, score_examples
 from .theory_sources import Settings, answer_sets, pool_prompts, read_answers
+from .thinksafe import harmful_tokens
 
 if TYPE_CHECKING:
     from tseval.plugins import Registry
@@ -247,8 +248,9 @@ def _spec(folder: "TrainFolder", registry: "Registry", settings: Settings) -> "R
     """Say which run the draws are made in."""
     spec = synthesis_spec(folder.record.recipe, registry)
     sampling, thinking = law_of(spec.sampling, spec.thinking)
-    if settings.answer_tokens is not None:
-        sampling = msgspec.structs.replace(sampling, answer_tokens=settings.answer_tokens)
+    most = harmful_tokens(folder.record.recipe) or sampling.answer_tokens
+    tokens = settings.answer_tokens or min(most, sampling.answer_tokens)
+    sampling = msgspec.structs.replace(sampling, answer_tokens=tokens)
     if settings.thinking_budget is not None:
         thinking = msgspec.structs.replace(thinking, budget=settings.thinking_budget)
     return msgspec.structs.replace(

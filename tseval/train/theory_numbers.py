@@ -23,7 +23,8 @@ ASSUMED: dict[str, str] = {
     " not far above 1/m",
     "none": "prompts with none accepted enter as -log of the upper Clopper-Pearson limit of A(x)",
     "joint": "the KL of the joint law of prompt and answer: safe answers also weigh the prompts"
-    " anew, towards those that are answered safely anyway",
+    " anew, towards those that are answered safely anyway; never more than E[-log A(x)], also"
+    " where the bound of that is less",
     "scored": "log-probabilities are the model's own at temperature 1, in the precision that it"
     " runs in, {end}",
     "there": "of the prompts with an accepted draw of this law: on the others there is none of it",

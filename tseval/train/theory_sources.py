@@ -30,7 +30,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         prompts, benign: Harmful and benign prompts, from the pool that was trained on.
         draws: Answers a prompt under each law, at least sixteen.
         rows: Most answers of each set that are given to the model to score.
-        answer_tokens, thinking_budget: Limits of the draws; None: the training's.
+        answer_tokens, thinking_budget: Limits of the draws; None: the training's, for answers those
+            of harmful prompts.
         teacher: Another model whose draws are compared, or None.
         answers: Files of finished answers that are scored beside the training's own, as the
             trainer 'sft' reads them.
