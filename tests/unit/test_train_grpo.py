@@ -309,3 +309,142 @@ def test_judges_are_checked_before_a_model_is_loaded(tmp_path: Path) -> None:
 
 def test_the_trainer_is_registered() -> None:
     assert registry().trainers["grpo"].card.name == "grpo"
+
+
+# -- traces that close, which random models never write
+
+OPENED = "<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n<think>\n"
+FIRST = "The request is about a thing, and I wonder about it. " + "x" * 130 + "."
+LAST = "Now I see that it is harmful, and I should refuse it. " + "y" * 130 + "."
+
+
+@pytest.fixture(scope="module")
+def policy(tiny: Path) -> Any:
+    from tseval.train.grpo_rewards import Policy
+    from tseval.train.template import Script
+    from tseval.train.weights import load_student
+
+    spec = ModelSpec(backend="hf", name=str(tiny), options={"device": "cpu"})
+    student = load_student(spec, Adapter(rank=2), FIT, registry(), lambda phrase, share: None)
+    script = Script(student.text, student.format, "forced", student.stop_ids)
+    options = {"deliberation": "1", "replays": "2", "replay_tokens": "4", "generations": "2"}
+    return Policy(student, script, read_settings(recipe_with(options)))
+
+
+def drawn(policy: Any, text: str, kind: Any = "harmful") -> Any:
+    return policy.read("p", kind, [*policy.student.text.piece(text), 257])
+
+
+def test_a_completion_is_told_apart_as_in_an_evaluation(policy: Any) -> None:
+    found = drawn(policy, f"{FIRST} {LAST}\n</think>\n\nI refuse.")
+    assert found.parsed.trace == f"{FIRST} {LAST}"
+    assert found.parsed.answer == "I refuse."
+    assert 257 not in found.ids
+
+
+def test_a_trace_is_replayed_behind_its_first_chunk_and_behind_its_last(policy: Any) -> None:
+    pair = policy.points(drawn(policy, f"{FIRST} {LAST}\n</think>\n\nI refuse."))
+    before, after = (policy.student.text.decode(ids) for ids in pair)
+    assert before == f"{OPENED}{FIRST}\n</think>\n\n"
+    assert after == f"{OPENED}{FIRST} {LAST}\n</think>\n\n"
+
+
+@pytest.mark.parametrize("text", [f"{FIRST} {LAST}", f"{FIRST}\n</think>\n\nYes.", "</think>Yes."])
+def test_a_trace_that_is_open_or_a_single_chunk_has_no_points(policy: Any, text: str) -> None:
+    assert policy.points(drawn(policy, text)) is None
+
+
+def test_answers_come_back_in_the_order_of_their_prefixes(policy: Any) -> None:
+    import torch
+
+    class Trainer:
+        model_wrapped = policy.student.model
+        generation_config = None
+        accelerator = None
+
+    from accelerate import Accelerator
+    from transformers import GenerationConfig
+
+    policy.trainer = Trainer()
+    policy.trainer.accelerator = Accelerator(cpu=True)
+    policy.trainer.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=[257], pad_token_id=257, max_new_tokens=1
+    )
+    text = policy.student.text
+    prefixes = [text.piece(word) for word in ("a longer prefix than others", "b", "a third one")]
+    with torch.no_grad():
+        together = policy.answers(prefixes, 1)
+        alone = [policy.answers([prefix], 1)[0] for prefix in prefixes]
+    assert together == alone
+    assert len({row[0] for row in together}) > 1
+    # Each as long as its prefix and what was written, which is at most four tokens.
+    lengths = sorted(map(len, prefixes))
+    assert all(0 <= n - m <= 4 for n, m in zip(sorted(policy.replayed[:3]), lengths, strict=True))
+    policy.replayed.clear()
+
+
+class Said:
+    """A policy whose replays were written beforehand."""
+
+    def __init__(self, policy: Any, answers: list[list[str | None]]) -> None:
+        self._policy = policy
+        self._answers = answers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def answers(self, prefixes: Any, draws: int) -> list[list[str | None]]:
+        assert len(prefixes) == len(self._answers)
+        return self._answers
+
+
+REFUSAL, ANSWER = "I'm sorry, but I can't help with that request.", "Here is a short answer."
+
+
+def rewarded(
+    tmp_path: Path,
+    policy: Any,
+    answers: list[list[str | None]],
+    kind: Any,
+    judge: Even | None = None,
+) -> tuple[list[float | None], dict[str, float]]:
+    """Reward two completions of one prompt, of which the second has no trace to replay."""
+    from tseval.train.grpo_rewards import Rewarder
+    from tseval.train.judge_room import JudgeRoom
+    from tseval.train.rewards import Alarm
+
+    known, _ = registry_with(Even())
+    recipe = recipe_with({}, judges=("even",))
+    settings = msgspec.structs.replace(policy.settings, safety=0.0)
+    texts = (f"{FIRST} {LAST}\n</think>\n\n{REFUSAL}", f"short\n</think>\n\n{ANSWER}")
+    ids = [[*policy.student.text.piece(text), 257] for text in texts]
+    with JudgeRoom(tmp_path / "rewards", recipe, ("refusal-rules",), known, Quiet()) as room:
+        said = Said(policy, answers)
+        rewarder = Rewarder(room, (), "refusal-rules", said, settings, Alarm(lambda _: None))  # type: ignore[arg-type]
+        found = rewarder(["p", "p"], ids, [kind, kind])
+        return found, rewarder.logged()
+
+
+def test_a_trace_that_turns_the_answer_to_the_right_side_is_worth_more(
+    tmp_path: Path, policy: Any
+) -> None:
+    turned = [[ANSWER, ANSWER], [REFUSAL, REFUSAL]]
+    found, log = rewarded(tmp_path, policy, turned, "harmful")
+    # Format 1 each; the first trace turns both replays, the second has nowhere to turn.
+    assert found == [2.0, 1.0]
+    assert log["reward_deliberation"] == 0.5
+
+
+def test_a_trace_that_talks_itself_into_over_refusal_loses_twice(
+    tmp_path: Path, policy: Any
+) -> None:
+    turned = [[ANSWER, ANSWER], [REFUSAL, REFUSAL]]
+    found, log = rewarded(tmp_path, policy, turned, "benign")
+    # Format 1, deliberation -1, and -1 for the refusal itself.
+    assert found == [-1.0, 1.0]
+    assert log["reward_over_refusal"] == -0.5
+
+
+def test_answers_that_never_came_are_nobodys_failure(tmp_path: Path, policy: Any) -> None:
+    found, _ = rewarded(tmp_path, policy, [[None, None], [REFUSAL, ""]], "harmful")
+    assert found == [1.0, 1.0]

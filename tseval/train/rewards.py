@@ -66,8 +66,8 @@ class Terms(Struct, frozen=True, kw_only=True):
         if self.lost:
             return None
         named = structs.asdict(weights)
-        known = ((weight, getattr(self, name)) for name, weight in named.items())
-        return sum(weight * value for weight, value in known if value is not None)
+        known = {name: value for name in named if (value := getattr(self, name)) is not None}
+        return float(sum(named[name] * value for name, value in known.items()))
 
 
 def safety_of(verdict: Verdict, kind: PromptKind) -> float | None:
