@@ -93,9 +93,8 @@ def ours(student: Any, steps: list[list[Any]], fit: Any, folder: Path) -> Any:
         most_tokens=fit.micro_tokens,
         pad_id=student.text.pad_id,
     )
-    watch = Watch(
-        fit, Course(numbered, len(numbered)), Meter("fit"), folder / "spent.json", lambda *_: None
-    )
+    steps_of = Course(numbered, len(numbered))
+    watch = Watch(fit, steps_of, Meter("fit"), folder / "spent.json", lambda *_: None)
     watch.saves_at = lambda step: False  # type: ignore[method-assign]
     return make_trainer(
         passes,

@@ -58,6 +58,9 @@ class Collator:
         apart: Benign rows get micro-batches of their own, so that a base model that is asked
             about them reads nothing else.
         share: Which process of how many this is; each takes rows of all lengths.
+
+    Attributes:
+        most_tokens: As given, or less since memory ran out.
     """
 
     def __init__(
@@ -71,11 +74,12 @@ class Collator:
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self.layout = layout
+        self.most_tokens = most_tokens
         self._most_rows = most_rows
-        self._most_tokens = most_tokens
         self._pad_id = pad_id
         self._apart = apart
         self._share = share
+        self._last: Sequence[dict[str, Any]] = ()
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate a step.
@@ -89,6 +93,7 @@ class Collator:
             of each row of the step, whichever process it falls to; ``labelled``: labelled
             positions of them all, which the step's loss is divided by.
         """
+        self._last = rows
         rank, processes = self._share
         own = sorted(rows, key=lambda row: -len(row["input_ids"]))[rank::processes]
         groups = [own]
@@ -100,12 +105,27 @@ class Collator:
                 [len(row["input_ids"]) for row in group],
                 self.layout,
                 most_rows=self._most_rows,
-                most_tokens=self._most_tokens,
+                most_tokens=self.most_tokens,
             )
             made += [self.micro_batch([group[index] for index in batch]) for batch in batches]
         labelled = sum(label != IGNORED for row in rows for label in row["labels"][1:])
         lengths = [len(row["input_ids"]) for row in rows]
         return {"micro": made, "lengths": lengths, "labelled": labelled}
+
+    def again(self) -> dict[str, Any] | None:
+        """Collate the last step once more, into passes of half the tokens.
+
+        Later steps keep to the new limit. None where each row already has a pass of its own and
+        is longer than ``most_tokens``: there is no smaller pass.
+        """
+        made = self(self._last)["micro"]
+        longest = max(batch["input_ids"].numel() for batch in made)
+        alone = all(batch["lengths"].numel() == 1 for batch in made)
+        if alone and longest > self.most_tokens:
+            return None
+        self._most_rows = None
+        self.most_tokens = max(min(self.most_tokens, longest) // 2, 1)
+        return self(self._last)
 
     def micro_batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make the tensors of one forward pass.

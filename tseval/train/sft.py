@@ -22,6 +22,7 @@ from .stepping import (
     arguments,
     checkpoints,
     course,
+    is_out_of_memory,
     make_trainer,
     read_spent,
     step_of,
@@ -74,6 +75,7 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
             teller(job),
             job.look,
             job.look_steps,
+            job.display.remark,
         )
         stopped = _train(prepared, watch, job)
         last = checkpoints(folder)[-1]
@@ -233,24 +235,14 @@ def said_plainly(fit: Fit) -> Iterator[None]:
                 f"the disk is full: {said[:200]}",
                 hint="free space, then run the same command again: it goes on from its checkpoint",
             ) from error
-        if isinstance(error, MemoryError) or _is_out_of_memory(said):
-            fewer = max(fit.micro_tokens // 2, 1)
-            smaller = (
-                f"--micro-tokens {fewer}"
-                if fit.micro_batch is None
-                else f"--micro-batch {max(fit.micro_batch // 2, 1)}"
-            )
+        if is_out_of_memory(error):
             raise TrainingError(
                 f"memory ran out: {said[:200]}",
-                hint=f"run the same command with {smaller}, which changes no gradient,"
-                " or with a lower --max-tokens",
+                hint=f"--micro-tokens {max(fit.micro_tokens // 2, 1)} makes smaller passes and"
+                " changes no gradient; --max-tokens drops the longest rows",
             ) from error
         raise
 
 
 def _is_full(said: str) -> bool:
     return "No space left" in said or "PytorchStreamWriter failed writing" in said
-
-
-def _is_out_of_memory(said: str) -> bool:
-    return "out of memory" in said or "can't allocate memory" in said

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,6 +71,7 @@ class Watch:
         tell: Told of step, all steps and loss.
         look: Looks at the model after a step, or None.
         look_steps: Steps between looks.
+        remark: Told what stays on the screen.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class Watch:
         tell: Callable[[int, int, float], None],
         look: "Look | None" = None,
         look_steps: int | None = None,
+        remark: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.course = course
         self.meter = meter
         self.stopped = ""
         self._every = fit.save_steps or course.epoch
         self._spent = spent
+        self.remark = remark
         self._tell = tell
         self._look = look
         self._look_steps = look_steps
@@ -171,33 +175,36 @@ def arguments(fit: Fit, folder: Path, steps: int, *, on_cpu: bool) -> Any:
     from importlib import import_module
 
     trl: Any = import_module("trl")
-    made: Any = trl.SFTConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=fit.batch,
-        # The steps are laid out beforehand, all as one pass.
-        num_train_epochs=1,
-        max_steps=steps,
-        learning_rate=fit.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=int(-(-fit.warmup * steps // 1)),
-        max_grad_norm=fit.clip,
-        weight_decay=0.0,
-        optim="adamw_torch",
-        # Weights keep their own precision and the adapter float32.
-        bf16=False,
-        fp16=False,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=fit.seed,
-        use_cpu=on_cpu,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-    )
+    with warnings.catch_warnings():
+        # TRL still has the old name of a switch that transformers warns of.
+        warnings.simplefilter("ignore", FutureWarning)
+        made: Any = trl.SFTConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=fit.batch,
+            # The steps are laid out beforehand, all as one pass.
+            num_train_epochs=1,
+            max_steps=steps,
+            learning_rate=fit.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=int(-(-fit.warmup * steps // 1)),
+            max_grad_norm=fit.clip,
+            weight_decay=0.0,
+            optim="adamw_torch",
+            # Weights keep their own precision and the adapter float32.
+            bf16=False,
+            fp16=False,
+            gradient_checkpointing=False,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=fit.seed,
+            use_cpu=on_cpu,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+        )
     if made.device.type == "cuda":
         # One process takes one device; more are for `accelerate launch`.
         made._n_gpu = 1
@@ -236,44 +243,69 @@ def make_trainer(
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             passes.student.train()
-            inputs = self._prepare_inputs(inputs)
-            processes, labelled = self.args.world_size, inputs["labelled"]
-            sums = torch.zeros(3, device=self.args.device)
-            benign = torch.zeros(1, device=self.args.device)
-            recomputed = []
-            for batch in inputs["micro"]:
-                tokens = batch["input_ids"].numel()
-                recomputed.append(tokens > fit.micro_tokens)
-                passes.recompute(wanted=recomputed[-1])
-                loss = micro_loss(passes, batch, fit.kl)
-                (loss.total / labelled).backward()
-                sums += torch.stack([loss.total.detach(), loss.cross_entropy, loss.divergence])
-                benign += batch["benign"].sum() if fit.kl else 0
-            _add_up(self.model, [sums, benign], processes)
+            while True:
+                inputs = self._prepare_inputs(inputs)
+                try:
+                    sums = self._pass(inputs)
+                    break
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    said = str(error)
+                # Behind the handler, where the failed pass holds no memory any more.
+                inputs = self._smaller(said)
+            labelled, benign = inputs["labelled"], float(sums[3])
+            _add_up(self.model, [sums], self.args.world_size)
             if not torch.isfinite(sums[0]):
                 raise TrainingError(
                     f"the loss is {float(sums[0])} in step {self.state.global_step + 1}",
                     hint="take a lower --lr, or --dtype float32",
                 )
-            self._count(inputs, any(recomputed), float(benign))
-            scored = {"cross_entropy": labelled - float(benign), "kl": float(benign)}
+            self._count(inputs, benign)
+            scored = {"cross_entropy": labelled - float(sums[3]), "kl": float(sums[3])}
             self.parts = {
                 name: float(value) / scored[name]
-                for name, value in zip(scored, sums[1:], strict=True)
+                for name, value in zip(scored, sums[1:3], strict=True)
                 if scored[name]
             }
             return sums[0] / labelled
 
-        def _count(self, inputs: Any, recomputed: bool, benign: float) -> None:
+        def _pass(self, inputs: Any) -> Any:
+            """Take the gradients of a step; sums of loss, entropy, divergence, benign labels."""
+            sums = torch.zeros(4, device=self.args.device)
+            for batch in inputs["micro"]:
+                passes.recompute(wanted=batch["input_ids"].numel() > collator.most_tokens)
+                loss = micro_loss(passes, batch, fit.kl)
+                (loss.total / inputs["labelled"]).backward()
+                held = batch["benign"].sum() if fit.kl else torch.zeros_like(loss.total)
+                parts = [loss.total.detach(), loss.cross_entropy, loss.divergence, held]
+                sums += torch.stack([part.to(sums) for part in parts])
+            return sums
+
+        def _smaller(self, said: str) -> Any:
+            """Prepare the same step in smaller passes; raise TrainingError if there are none."""
+            self.model.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            before, inputs = collator.most_tokens, collator.again()
+            if inputs is None:
+                raise TrainingError(
+                    f"memory ran out on a single row: {said.splitlines()[0][:200]}",
+                    hint="a lower --max-tokens drops the longest rows; or take a smaller model",
+                )
+            watch.remark(
+                f"memory ran out in a pass of up to {before} tokens: going on with"
+                f" --micro-tokens {collator.most_tokens}, which changes no gradient"
+            )
+            return inputs
+
+        def _count(self, inputs: Any, benign: float) -> None:
             lengths = inputs["lengths"]
-            flops = training_flops(shape, lengths, inputs["labelled"], recomputed=recomputed)
+            again = max(lengths) > collator.most_tokens
+            flops = training_flops(shape, lengths, inputs["labelled"], recomputed=again)
             if benign:
-                read = [
-                    len_
-                    for batch in inputs["micro"]
-                    if bool(batch["benign"].any())
-                    for len_ in batch["lengths"].tolist()
-                ]
+                held = [each for each in inputs["micro"] if bool(each["benign"].any())]
+                read = [tokens for each in held for tokens in each["lengths"].tolist()]
                 flops += reading_flops(shape, read, int(benign))
             self.step_tokens, self.step_labelled = sum(lengths), inputs["labelled"]
             watch.meter.add(tokens=self.step_tokens, flops=flops)
@@ -318,6 +350,14 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as torch says it on a GPU or a CPU."""
+    said = str(error)
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "can't allocate memory")
+    )
 
 
 def _add_up(model: Any, more: list[Any], processes: int) -> None:

@@ -84,28 +84,27 @@ class Script:
         """Text of a completion, marks included, or None where the format cannot say it.
 
         That is so where the trace or the answer holds a mark: read again, they would be others.
+        Blank space around either is the format's, not theirs.
         """
-        start = self.opening
+        start, trace, answer = self.opening, example.trace.strip(), example.answer.strip()
         fmt = start.format if start.format.thinks else FORCED_TAGS
         if start.closed:
-            if example.trace:
+            if trace:
                 return None
-            written, read = example.answer, parse_answer(start.format, example.answer)
+            written, read = answer, parse_answer(start.format, answer)
         elif start.opened:
             # The prompt has opened the trace, so it must be closed, be it empty.
-            written = self._break() + example.trace + fmt.closer + example.answer
+            written = self._break() + trace + fmt.closer + answer
             read = parse(fmt, written, opened=True)
-        elif example.thought or example.trace:
-            opener = fmt.opener or fmt.opener_mark
-            written = opener + example.trace + fmt.closer + example.answer
+        elif example.thought or trace:
+            written = (fmt.opener or fmt.opener_mark) + trace + fmt.closer + answer
             read = parse(fmt, written)
         elif start.format.headless == "trace":
-            written = start.format.off_prefill + example.answer
+            written = start.format.off_prefill + answer
             read = parse(start.format, written)
         else:
-            written, read = example.answer, parse(start.format, example.answer)
-        same = read.trace == example.trace.strip() and read.answer == example.answer.strip()
-        return written if same else None
+            written, read = answer, parse(start.format, answer)
+        return written if (read.trace, read.answer) == (trace, answer) else None
 
     def row(self, example: Example) -> Row | None:
         """Write an example; None where the format cannot say it.
