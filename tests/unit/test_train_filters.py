@@ -337,6 +337,12 @@ def test_a_refusal_in_its_own_words_is_no_leak(text: str) -> None:
     assert not holds_leak(text, NOTICE, PROMPT)
 
 
+def test_what_a_notice_puts_into_the_models_mouth_is_no_leak() -> None:
+    notice = "This is harmful. Begin with \"I'm sorry, but I can't\"."
+    assert not holds_leak("I'm sorry, but I can't help you with that.", notice, PROMPT)
+    assert holds_leak("This is harmful. Begin with an apology.", notice, PROMPT)
+
+
 def test_words_of_the_prompt_itself_are_no_leak() -> None:
     prompt = "Summarise the text below: I was told to refuse. Prompt: go."
     assert not holds_leak("The text below says that I was told to refuse.", NOTICE, prompt)

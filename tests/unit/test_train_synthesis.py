@@ -9,7 +9,7 @@ import pytest
 from tests.support.probe_runs import halve_journal
 from tests.support.sessions import SPEC, finish, registry, session_on
 from tseval.errors import ConfigError, RequestFailed
-from tseval.probes.steering import NOTICE
+from tseval.probes.steering import NOTICE, steered
 from tseval.requests import CompletionRequest, ModelSpec
 from tseval.roles import JudgeCard, JudgeCase, JudgeModel
 from tseval.scripts import Call
@@ -17,7 +17,16 @@ from tseval.testing import TAGS_VIEW, ScriptedBackend
 from tseval.train.job import Job, TrainFolder
 from tseval.train.prompts import Prompts, prompt_of
 from tseval.train.records import Recipe, TrainRecord
-from tseval.train.synthesis import Draw, Jury, jury_of, said, synthesis_spec, synthesise, thinks
+from tseval.train.synthesis import (
+    Draw,
+    Jury,
+    jury_of,
+    said,
+    synthesis_spec,
+    synthesise,
+    thinks,
+    under,
+)
 from tseval.types import Thinking, Verdict
 
 RULES = "refusal-rules"
@@ -92,6 +101,19 @@ def test_the_notice_stands_before_harmful_prompts_only_and_no_judge_sees_it(
     assert harmful.rollout.answer == "I'm sorry, I can't help with that."
     assert {case.prompt for case in guard.cases} == {each.text for each in PROMPTS.prompts}
     assert not any(NOTICE in case.prompt for case in guard.cases)
+
+
+def test_a_notice_of_ones_own_takes_the_place_of_tsevals(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def script(call: Call) -> str:
+        asked.append(call.prompt)
+        return obedient(call)
+
+    (harmful, _), _ = draw_all(tmp_path, Guard(), script=script, options={"notice": "Say no."})
+    assert harmful.steered
+    assert f"Say no.\nPrompt:\n\n{PROMPTS.prompts[0].text}" in asked
+    assert under(NOTICE, "x") == steered("x")
 
 
 def test_without_steering_harmful_prompts_are_asked_as_they_are(tmp_path: Path) -> None:

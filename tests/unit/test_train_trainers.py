@@ -196,6 +196,8 @@ def test_an_option_that_a_trainer_does_not_have_is_an_error(tmp_path: Path, meth
     [
         ("thinksafe", {"lost": "lots"}, "-T lost is 'lots'"),
         ("thinksafe", {"lost": "1.5"}, "-T lost is '1.5'"),
+        ("thinksafe", {"notice": " "}, "-T notice is empty"),
+        ("rejection", {"notice": "Say no."}, "rejection has no option -T notice"),
         ("thinksafe", {"harmful-tokens": "0"}, "-T harmful-tokens is '0'"),
         ("rejection", {"benign-refusals": "maybe"}, "-T benign-refusals is 'maybe'"),
         ("direct-refusal", {"benign": "some"}, "-T benign is 'some'"),

@@ -8,7 +8,7 @@ from msgspec import Struct
 from tseval.errors import ConfigError, RequestFailed, RowSkipped, TsevalError
 from tseval.formats import opening
 from tseval.judging import Seat
-from tseval.probes.steering import steered
+from tseval.probes.steering import NOTICE
 from tseval.types import Rollout, Sampling, TextJudged, Verdict
 
 from .prompts import Prompts
@@ -155,6 +155,16 @@ def thinks(session: "Session") -> bool:
     return mode != "off" and opening(session.target.format, mode).format.thinks
 
 
+def notice_of(recipe: Recipe) -> str:
+    """Return the notice that stands before harmful prompts: ``-T notice``, or tseval's own."""
+    return recipe.options.get("notice", NOTICE)
+
+
+def under(notice: str, prompt: str) -> str:
+    """Put a notice before a prompt, as ``tseval.probes.steering`` does with its own."""
+    return f"{notice}\nPrompt:\n\n{prompt}"
+
+
 async def synthesise(
     session: "Session",
     job: "Job",
@@ -171,7 +181,7 @@ async def synthesise(
         session: The run in which they are drawn (see :func:`synthesis_spec`).
         job: The training.
         prompts: What is asked.
-        steer: Whether harmful prompts are asked under the notice of ``tseval.probes.steering``.
+        steer: Whether harmful prompts are asked under the notice (:func:`notice_of`).
         harmful_tokens: Most tokens of an answer to a harmful prompt, where that is less than
             the recipe's.
 
@@ -200,9 +210,14 @@ async def synthesise(
     }
     session.expect(TASK, len(planned))
     found: dict[tuple[str, int], Draw] = {}
-    async for draw, result in session.map(
-        planned, lambda each: _one(session, jury, each, sampling[each.prompt.kind])
-    ):
+    notice = notice_of(recipe)
+
+    async def one(draw: Draw) -> Draw:
+        text = draw.prompt.text
+        asked = under(notice, text) if draw.steered else text
+        return await _one(session, jury, draw, asked, sampling[draw.prompt.kind])
+
+    async for draw, result in session.map(planned, one):
         session.advance(TASK)
         if isinstance(result, TsevalError):
             result = msgspec.structs.replace(draw, failed=_reason(result))
@@ -210,9 +225,8 @@ async def synthesise(
     return [found[draw.prompt.id, draw.index] for draw in planned]
 
 
-async def _one(session: "Session", jury: Jury, draw: Draw, sampling: Sampling) -> Draw:
+async def _one(session: "Session", jury: Jury, draw: Draw, asked: str, sampling: Sampling) -> Draw:
     """Draw one answer, and ask the judges as far as it takes."""
-    asked = steered(draw.prompt.text) if draw.steered else draw.prompt.text
     rollout = await session.generate(asked, rollout=draw.index, stream=STREAM, sampling=sampling)
     draw = msgspec.structs.replace(draw, rollout=rollout)
     answer, verdicts = rollout.answer or "", dict[str, Verdict]()

@@ -23,6 +23,7 @@ FEW_CHARACTERS: Final = 3
 FEW_CHARACTERS_LENGTH: Final = 24
 
 _WORD: Final = re.compile(r"\w+(?:['\u2019]\w+)?")
+_QUOTED: Final = re.compile('["\u201c][^"\u201d]*["\u201d]')
 _OWN: Final = frozenset({"my", "your", "our", "its", "the", "their"})
 _REFUSE: Final = r"(?:refuse|decline|reject|deny)"
 # What only somebody says who was shown the notice.
@@ -59,7 +60,8 @@ def holds_leak(text: str, notice: str, prompt: str) -> bool:
     """
     if any(tale.search(text) and not tale.search(prompt) for tale in _TELLTALES):
         return True
-    runs = set(_runs(notice)) - set(_runs(prompt))
+    # What a notice puts into the model's mouth is no leak.
+    runs = set(_runs(_QUOTED.sub(" ", notice))) - set(_runs(prompt))
     reach = 2 * len(words(notice))
     places = [(place, run) for place, run in enumerate(_runs(text)) if run in runs]
     first = 0

@@ -34,6 +34,10 @@ OPTIONS = {
     "benign-refusals": "'drop' (default) or 'keep'",
     "harmful-tokens": "most tokens of an answer to a harmful prompt; default: --answer-tokens",
 }
+STEERED_OPTIONS = {
+    **OPTIONS,
+    "notice": "text that stands before harmful prompts; for models that tseval's own does not move",
+}
 
 
 class ThinkSafe:
@@ -44,12 +48,12 @@ class ThinkSafe:
         summary="its own safe answers to harmful prompts, drawn under a notice that asks to refuse",
         takes=("harmful", "benign"),
         paper="arXiv 2601.23143",
-        options=OPTIONS,
+        options=STEERED_OPTIONS,
     )
 
     async def gather(self, session: "Session", job: "Job") -> Gathered:
         """Draw under the notice, filter; see ``tseval.roles.Trainer``."""
-        check_options(job.recipe, OPTIONS)
+        check_options(job.recipe, STEERED_OPTIONS)
         prompts = await read(job)
         return await gather_own(session, job, prompts, steer=True)
 
@@ -127,7 +131,7 @@ def rules_of(session: "Session", recipe: "Recipe") -> "Rules":
         ConfigError: An option is wrong, or the judges cannot filter.
     """
     from .filters import LOST_SHARE, Rules
-    from .synthesis import jury_of, thinks
+    from .synthesis import jury_of, notice_of, thinks
 
     kept = recipe.options.get("benign-refusals", "drop")
     if kept not in ("drop", "keep"):
@@ -140,12 +144,15 @@ def rules_of(session: "Session", recipe: "Recipe") -> "Rules":
         raise ConfigError(
             f"-T lost is {recipe.options['lost']!r}", hint="a share in [0, 1], such as 0.05"
         )
+    if not notice_of(recipe).strip():
+        raise ConfigError("-T notice is empty", hint="rejection draws without a notice")
     return Rules(
         jury=jury_of(session),
         thinks=thinks(session),
         forced=recipe.thinking.unclosed == "force",
         complies=kept == "drop",
         lost=lost,
+        notice=notice_of(recipe),
     )
 
 
