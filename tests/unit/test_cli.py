@@ -602,3 +602,20 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("[\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "budget"),
+    [
+        (("--thinking", "forced"), 512),
+        (("--thinking", "forced", "--thinking-budget", "9000"), 9000),
+        # Without a trace the limit means nothing, and the protocol is everybody's.
+        ((), 16384),
+        (("--thinking", "forced", "--model", "scripted/x"), 16384),
+        (("--thinking", "forced", "--protocol", "ri2026"), 16384),
+    ],
+)
+def test_the_demo_model_which_ends_no_trace_gets_a_short_one(
+    specified: Callable[..., RunSpec], arguments: tuple[str, ...], budget: int
+) -> None:
+    assert specified(*arguments, "--judge", "refusal-rules").thinking.budget == budget

@@ -3,10 +3,10 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tseval.plugins import Registry
 
 EXIT_INTERRUPTED = 130
+
+T = TypeVar("T")
 
 
 def option(
@@ -203,3 +205,15 @@ def errors(*, debug: bool = False, resume: Callable[[], str] | None = None) -> I
         # The reader of our output is gone (`| head`); not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+
+
+async def until_terminated(work: Coroutine[Any, Any, T]) -> T:
+    """Let SIGTERM (a container's end, a cluster's time limit) end a run as cleanly as Ctrl-C."""
+    import asyncio
+    import signal
+
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work

@@ -67,9 +67,9 @@ def command(
     """
     import asyncio
 
+    from tseval.cli.common import until_terminated
     from tseval.cli.output import Form, print_scorecard, remarks_of, write_page
     from tseval.cli.progress import display
-    from tseval.cli.run import until_terminated
     from tseval.errors import ConfigError
     from tseval.judgement.rejudge import rejudge
     from tseval.runfolder import RunFolder

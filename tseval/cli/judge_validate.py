@@ -150,8 +150,8 @@ def _validate(
     """Validate, print, and say what the exit code is; ``begun`` gets the folder of verdicts."""
     import asyncio
 
+    from tseval.cli.common import until_terminated
     from tseval.cli.progress import display
-    from tseval.cli.run import until_terminated
     from tseval.judgement.calibration import Kind, Population, write_record
     from tseval.judgement.validation import validate as run
     from tseval.spec import parse_options

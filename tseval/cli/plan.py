@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tseval.cli import run
-from tseval.cli.common import errors, given_values, option, read_config, registry
+from tseval.cli.common import (
+    errors,
+    given_values,
+    option,
+    read_config,
+    registry,
+    until_terminated,
+)
 from tseval.cli.sources import probes_of, unread_sources
+from tseval.cli.specs import build_spec
 
 if TYPE_CHECKING:
     from tseval.planning import Plan
@@ -34,7 +42,7 @@ def command(context: typer.Context, **_: Any) -> None:
         if given["config"] is not None:
             read_config(given["config"], context, given)
         plugins = registry(given["without"])
-        spec, remarks = run.build_spec(given, plugins)
+        spec, remarks = build_spec(given, plugins)
     raise SystemExit(_execute(spec, plugins, given, remarks))
 
 
@@ -92,7 +100,7 @@ def _execute(
             unread=dict.fromkeys(probes, tuple(unread)),
         )
         try:
-            found = asyncio.run(run.until_terminated(work))
+            found = asyncio.run(until_terminated(work))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
     with errors(debug=given["debug"]):

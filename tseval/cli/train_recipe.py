@@ -27,7 +27,7 @@ def build_recipe(method: str, given: dict[str, Any], plugins: "Registry") -> "Re
     Raises:
         ConfigError: An unknown name, or a value that is none of the flag's.
     """
-    from tseval.cli.run import _one_of as one_of
+    from tseval.cli.specs import one_of
     from tseval.spec import DEFAULT_BACKEND, parse_model, parse_options
     from tseval.train.records import Recipe
     from tseval.types import Sampling, Thinking
@@ -105,7 +105,7 @@ def _adapter(given: dict[str, Any]) -> "Adapter":
 
 
 def _fit(given: dict[str, Any]) -> "Fit":
-    from tseval.cli.run import _one_of as one_of
+    from tseval.cli.specs import one_of
     from tseval.train.records import Fit
 
     return Fit(

@@ -85,8 +85,8 @@ def _measured(folder: "TrainFolder", settings: "Settings") -> "TheoryReport":
     """Measure, unless just that has been measured."""
     import asyncio
 
+    from tseval.cli.common import until_terminated
     from tseval.cli.progress import display
-    from tseval.cli.run import until_terminated
     from tseval.train.theory_measure import load_theory, measure
 
     settings.check()
