@@ -59,8 +59,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job_in(folder: Path, model: Path, known: Registry | None = None, **changes: Any) -> Job:
     options = {
         "generations": "4",
-        "completion_tokens": str(TOKENS),
-        "prompt_tokens": "100",
+        "completion-tokens": str(TOKENS),
+        "prompt-tokens": "100",
         "temperature": "1",
         **changes.pop("options", {}),
     }
@@ -208,7 +208,7 @@ def test_deliberation_is_replayed_by_the_policy_and_logged(tmp_path: Path, tiny:
     options = {
         "deliberation": "1",
         "replays": "2",
-        "replay_tokens": "4",
+        "replay-tokens": "4",
         "outcome": "refusal-rules",
     }
     job = job_in(
@@ -272,7 +272,7 @@ def test_defaults_are_the_papers() -> None:
 
 def test_deliberation_brings_its_term_against_over_refusal() -> None:
     assert read_settings(recipe_with({"deliberation": "2"})).weights.over_refusal == 1.0
-    told = read_settings(recipe_with({"deliberation": "2", "over_refusal": "0"}))
+    told = read_settings(recipe_with({"deliberation": "2", "over-refusal": "0"}))
     assert told.weights.over_refusal == 0.0
 
 
@@ -327,7 +327,7 @@ def policy(tiny: Path) -> Any:
     spec = ModelSpec(backend="hf", name=str(tiny), options={"device": "cpu"})
     student = load_student(spec, Adapter(rank=2), FIT, registry(), lambda phrase, share: None)
     script = Script(student.text, student.format, "forced", student.stop_ids)
-    options = {"deliberation": "1", "replays": "2", "replay_tokens": "4", "generations": "2"}
+    options = {"deliberation": "1", "replays": "2", "replay-tokens": "4", "generations": "2"}
     return Policy(student, script, read_settings(recipe_with(options)))
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # For the cards of trainers that select, under the names that :func:`read_settings` reads.
 OPTIONS = {
-    "stance_judge": "what labels the chunks of traces, for --select deliberative (stance-rules)",
+    "stance-judge": "what labels the chunks of traces, for --select deliberative (stance-rules)",
     "cuts": "most turns of stance that are replayed of a trace (2)",
     "replays": "answers behind each side of a turn (16)",
     "strength": "weight of a trace whose answer turns round wholly, over that of one where it "
@@ -44,7 +44,7 @@ _ANSWER_TOKENS = 256
 _MOST_LOST = 0.5
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(Struct, frozen=True, kw_only=True, rename="kebab"):
     """How traces are weighed; see :data:`OPTIONS`."""
 
     stance_judge: str = "stance-rules"
@@ -189,7 +189,7 @@ def _seat(session: "Session", settings: Settings) -> None:
         if any(seat.spec is not None for seat in seats.values()):
             raise ConfigError(
                 f"stance judge {settings.stance_judge!r} asks a model, which is not loaded here",
-                hint="-T stance_judge=stance-rules",
+                hint="-T stance-judge=stance-rules",
             )
         session.stances.seats.update(seats)
     if _refusal_seat(session) is None:

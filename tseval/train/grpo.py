@@ -35,20 +35,20 @@ OPTIONS = {
     "temperature": "that they are drawn at (0.7), without top-p or top-k",
     "beta": "weight of the KL to the base model (0.04)",
     "epsilon": "clip of probability ratios (0.2)",
-    "completion_tokens": "most tokens of a completion, trace and answer together (16384)",
-    "prompt_tokens": "longer prompts are left out (1024)",
+    "completion-tokens": "most tokens of a completion, trace and answer together (16384)",
+    "prompt-tokens": "longer prompts are left out (1024)",
     "safety": "weight of the judges' P(safe) (1)",
     "format": "weight of a trace that is opened and closed once (1)",
     "deliberation": "weight of the rise of right outcomes over the trace (0: not asked)",
-    "over_refusal": "weight of -1 for a refused benign prompt (1 with deliberation, else 0)",
+    "over-refusal": "weight of -1 for a refused benign prompt (1 with deliberation, else 0)",
     "replays": "answers behind each point of a trace, for deliberation (8)",
-    "replay_tokens": "most tokens of such an answer (64)",
+    "replay-tokens": "most tokens of such an answer (64)",
     "outcome": "judge that says whether an answer refuses, for the last terms (refusal-rules)",
     "exclude": "sources whose prompts are not trained on, joined by '+'",
 }
 
 
-class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
     """The ``-T`` options, as values; :data:`OPTIONS` has the meanings."""
 
     generations: int = 8
@@ -150,18 +150,11 @@ def read_settings(recipe: Recipe) -> Settings:
         settings = msgspec.convert(recipe.options, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"-T options of {recipe.method}: {error}") from None
-    least = {
-        "generations": 2,
-        "completion_tokens": 1,
-        "prompt_tokens": 1,
-        "replays": 2,
-        "replay_tokens": 1,
-    }
-    for name, value in least.items():
-        if getattr(settings, name) < value:
-            raise ConfigError(
-                f"-T {name}={getattr(settings, name)} is less than {value}", hint=OPTIONS[name]
-            )
+    least = {"generations": 2, "completion-tokens": 1, "prompt-tokens": 1, "replays": 2}
+    for name, value in {**least, "replay-tokens": 1}.items():
+        given = getattr(settings, name.replace("-", "_"))
+        if given < value:
+            raise ConfigError(f"-T {name}={given} is less than {value}", hint=OPTIONS[name])
     if settings.temperature <= 0:
         raise ConfigError(
             f"-T temperature={settings.temperature:g} draws the same completion every time",

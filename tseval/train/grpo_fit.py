@@ -110,7 +110,7 @@ def read_asked(
     if not asked:
         raise TrainingError(
             f"none of {len(examples)} prompts has at most {settings.prompt_tokens} tokens",
-            hint="raise -T prompt_tokens",
+            hint="raise -T prompt-tokens",
         )
     return asked, {
         f"prompt longer than {settings.prompt_tokens} tokens": dropped
@@ -169,7 +169,7 @@ def _fitting(settings: Settings, context: int | None) -> Settings:
     tokens = context - settings.prompt_tokens
     if tokens < 1:
         raise ConfigError(
-            f"-T prompt_tokens={settings.prompt_tokens} leaves nothing of a context of {context}",
+            f"-T prompt-tokens={settings.prompt_tokens} leaves nothing of a context of {context}",
             hint="give less",
         )
     return structs.replace(settings, completion_tokens=tokens)
