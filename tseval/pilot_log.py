@@ -6,7 +6,7 @@ asked: so a pilot runs the very same benchmarks as a run.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
@@ -151,12 +151,29 @@ class NotedBenchmark:
         return await self._benchmark.run(cast(Session, told))
 
 
+class _Benchmarks(Mapping[str, Any]):
+    """A table of benchmarks, some of which are watched; probes look up others for their prompts."""
+
+    def __init__(self, registry: Registry, names: Iterable[str], log: Log) -> None:
+        self._all = registry.benchmarks
+        self._noted = {name: NotedBenchmark(self._all[name], log) for name in names}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._noted[name] if name in self._noted else self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
 class NotedRegistry:
     """A registry whose benchmarks are watched."""
 
     def __init__(self, registry: Registry, names: Iterable[str], log: Log) -> None:
         self._registry = registry
-        self.benchmarks = {name: NotedBenchmark(registry.benchmarks[name], log) for name in names}
+        self.benchmarks = _Benchmarks(registry, names, log)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._registry, name)

@@ -54,11 +54,12 @@ def options(command: str) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def test_plan_takes_every_option_of_run_and_two_of_its_own() -> None:
+def test_plan_takes_every_option_of_run_and_three_of_its_own() -> None:
     run, plan = options("run"), options("plan")
     assert {name: plan[name] for name in run} == run
     assert {name: opts for name, (opts, *_) in plan.items() if name not in run} == {
         "pilot": ["--pilot"],
+        "pilot_seconds": ["--pilot-seconds"],
         "earlier": ["--from"],
     }
 

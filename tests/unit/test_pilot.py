@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.sessions import finish, registry
@@ -137,6 +138,21 @@ def test_a_server_that_counts_nothing_under_way_has_no_speed_when_it_is_cut(tmp_
     assert any("does not count the tokens of unfinished" in note for note in found.notes)
     assert found.tokens is not None
     assert found.tokens.value is None
+
+
+def test_a_pilot_runs_probes_which_take_their_prompts_from_other_benchmarks(
+    tmp_path: Path,
+) -> None:
+    probing = msgspec.structs.replace(SPEC, benchmarks=("think_flip",), scale="smoke", limit=12)
+    backend = ScriptedBackend(thinking, view=TAGS_VIEW)
+    found = planned(backend, tmp_path, spec=probing, pilot_seconds=0)
+    assert not [note for note in found.notes if note.startswith("pilot: ")]
+    assert found.pace is not None
+    # Of a probe that is cut no rollout is looked at: not each of them is like those of the run.
+    cut = planned(Slow(quick=30), tmp_path, spec=probing)
+    (each,) = cut.benchmarks
+    assert (each.looked_at, each.source) == (0, "limits")
+    assert any("the pilot was cut" in note for note in cut.notes)
 
 
 def test_the_context_bounds_what_was_cut(tmp_path: Path) -> None:
