@@ -101,6 +101,9 @@ def command(
         "--select", panel=_HOW, default="all", help="all, or deliberative: weigh what decides."
     ),
     seed: int = option("--seed", panel=_HOW, default=0, help="Of draws, order and adapter."),
+    seeds: int = option(
+        "--seeds", panel=_HOW, default=1, min=1, help="Trainings under as many seeds, in seed-N."
+    ),
     trainer_option: list[str] = option(
         "-T", "--trainer-option", panel=_HOW, default=[], help="The method's option key=value."
     ),
@@ -199,13 +202,16 @@ def _execute(recipe: "Recipe", plugins: "Registry", given: dict[str, Any]) -> in
     """Train, print, and say what the exit code is."""
     from tseval.cli.progress import display
     from tseval.train.flow import train
+    from tseval.train.seeds import train_seeds
 
-    out: Path = given["out"]
+    out, seeds = Path(given["out"]), int(given["seeds"])
     arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
     command = f"tseval {shlex.join(arguments)}"
+    more = {"fresh": given["fresh"], "merge": given["merge"], "command": command}
 
     def resume() -> str:
-        return command if (out / "train.json").exists() else ""
+        begun = [*out.glob("train.json"), *out.glob("seed-*/train.json")]
+        return command if begun else ""
 
     # A container's end, or a cluster's time limit, ends a training as cleanly as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -213,18 +219,13 @@ def _execute(recipe: "Recipe", plugins: "Registry", given: dict[str, Any]) -> in
         stack.callback(signal.signal, signal.SIGTERM, before)
         stack.enter_context(errors(debug=given["debug"], resume=resume))
         shown = stack.enter_context(display())
-        folder = train(
-            recipe,
-            plugins,
-            shown,
-            out=out,
-            fresh=given["fresh"],
-            merge=given["merge"],
-            command=command,
-        )
+        if seeds > 1:
+            folders = train_seeds(recipe, seeds, plugins, shown, out=out, **more)
+        else:
+            folders = [train(recipe, plugins, shown, out=out, **more)]
     with errors(debug=given["debug"]):
-        _print(folder, given)
-    return exit_code(folder)
+        _print(folders, given)
+    return max(exit_code(folder) for folder in folders)
 
 
 def exit_code(folder: "TrainFolder") -> int:
@@ -241,24 +242,29 @@ def exit_code(folder: "TrainFolder") -> int:
     return 5 if lost or undefined or missing else 0
 
 
-def _print(folder: "TrainFolder", given: dict[str, Any]) -> None:
+def _print(folders: "list[TrainFolder]", given: dict[str, Any]) -> None:
     """Print records on stdout, and where everything is on stderr."""
     from msgspec import to_builtins
 
     from tseval.cli.output import Form, print_json, print_page
     from tseval.train.pages import parts_of
+    from tseval.train.seeds import across, seeds_page
 
     form: Form = "table"
     if given["json"] or given["markdown"]:
         form = "json" if given["json"] else "markdown"
+    records = [to_builtins(folder.record, enc_hook=str) for folder in folders]
     if form == "json":
-        print_json(to_builtins(folder.record, enc_hook=str))
+        print_json(
+            records[0] if len(records) == 1 else {"trainings": records, "seeds": across(folders)}
+        )
+    elif len(folders) > 1:
+        print_page(seeds_page(folders), form)
     else:
-        for part in parts_of(folder.record):
+        for part in parts_of(folders[0].record):
             print_page(part.page, form)
-    fitted = folder.record.fitted
-    assert fitted is not None
-    sys.stderr.write(
-        f"\n{fitted.adapter}: the adapter; tseval run --model {fitted.adapter} measures it\n"
-        f"{folder.path / 'report.html'} shows the training in a browser\n"
-    )
+    for folder in folders:
+        sys.stderr.write(
+            f"\n{folder.adapter}: the adapter; tseval run --model {folder.adapter} measures it\n"
+            f"{folder.path / 'report.html'} shows the training in a browser\n"
+        )
