@@ -14,10 +14,10 @@ from tseval.plugins import Registry
 from tseval.requests import ModelSpec
 from tseval.roles import JudgeCard, JudgeCase, JudgeModel
 from tseval.train.grpo import Grpo, judges_of, read_settings
-from tseval.train.grpo_fit import course, rollouts_a_pass
+from tseval.train.grpo_fit import course, fitting, rollouts_a_pass
 from tseval.train.job import Job, TrainFolder
 from tseval.train.records import Adapter, Example, Fit, Gathered, Recipe, TrainRecord
-from tseval.types import Thinking, Verdict
+from tseval.types import Sampling, Thinking, Verdict
 
 TOKENS = 12
 FIT = Fit(batch=2, max_steps=2, learning_rate=1e-2, dtype="float32", save_steps=1)
@@ -241,7 +241,7 @@ def test_every_step_has_its_prompts_also_where_there_are_fewer_of_them() -> None
 
 
 def test_a_pass_takes_as_many_completions_as_fit_and_divides_a_step() -> None:
-    settings = read_settings(Recipe(method="grpo", model=ModelSpec(backend="hf")))
+    settings = read_settings(recipe_with({"completion-tokens": "16384"}))
     small = msgspec.structs.replace(settings, completion_tokens=900)
     fit = Fit(batch=8, micro_tokens=4096)
     # 4096 tokens hold four completions of 1000; 64 are wanted.
@@ -251,6 +251,25 @@ def test_a_pass_takes_as_many_completions_as_fit_and_divides_a_step() -> None:
     assert rollouts_a_pass(msgspec.structs.replace(fit, micro_batch=99), small, 100, 2) == 32
     with pytest.raises(ConfigError, match="8 prompts a step cannot be shared by 3 processes"):
         rollouts_a_pass(fit, settings, 100, 3)
+
+
+def test_completions_are_as_long_as_the_papers_or_as_the_recipe_and_the_context_allow(
+    policy: Any,
+) -> None:
+    plain = read_settings(recipe_with({}))
+    thinking = recipe_with({})
+    brief = recipe_with({}, sampling=Sampling(answer_tokens=100), thinking=Thinking(budget=300))
+
+    def tokens(settings: Any, recipe: Recipe, context: int | None = None) -> int:
+        return fitting(settings, recipe, policy.script, context).completion_tokens
+
+    assert tokens(plain, thinking) == 16384
+    assert tokens(plain, brief) == 400
+    assert tokens(read_settings(recipe_with({"completion-tokens": "64"})), brief) == 64
+    # 1024 tokens are the prompt's.
+    assert tokens(plain, thinking, 2048) == 1024
+    with pytest.raises(ConfigError, match="leaves nothing of a context of 1000"):
+        tokens(plain, thinking, 1000)
 
 
 # -- options
@@ -264,7 +283,7 @@ def test_defaults_are_the_papers() -> None:
     settings = read_settings(recipe_with({}))
     assert (settings.generations, settings.temperature) == (8, 0.7)
     assert (settings.beta, settings.epsilon) == (0.04, 0.2)
-    assert (settings.prompt_tokens, settings.completion_tokens) == (1024, 16384)
+    assert settings.prompt_tokens == 1024
     weights = settings.weights
     assert (weights.safety, weights.format) == (1.0, 1.0)
     assert (weights.deliberation, weights.over_refusal) == (0.0, 0.0)

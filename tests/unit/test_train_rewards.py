@@ -174,6 +174,9 @@ def test_a_single_failure_drops_its_group_and_the_training_goes_on() -> None:
     alarm = Alarm(lambda _: None)
     stepped(alarm, [None, 1.0, 1.0, 0.0])
     assert (alarm.rows, alarm.lost["error"], alarm.dropped) == (4, 1, 1)
+    assert alarm.notes == (
+        "1 of 4 completions could not be rewarded (1 error): 1 groups were dropped",
+    )
 
 
 def test_failures_of_more_than_one_percent_end_the_training() -> None:

@@ -272,6 +272,7 @@ def _warnings(folder: TrainFolder) -> list[str]:
     if record.fitted is not None and record.fitted.dropped:
         lost = ", ".join(f"{why} {n}" for why, n in record.fitted.dropped.items())
         found.append(f"examples that could not be trained on: {lost}")
+    found += record.fitted.notes if record.fitted is not None else ()
     if record.gathered is not None:
         found += record.gathered.notes
     if record.panel is not None:

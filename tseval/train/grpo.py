@@ -35,7 +35,8 @@ OPTIONS = {
     "temperature": "that they are drawn at (0.7), without top-p or top-k",
     "beta": "weight of the KL to the base model (0.04)",
     "epsilon": "clip of probability ratios (0.2)",
-    "completion-tokens": "most tokens of a completion, trace and answer together (16384)",
+    "completion-tokens": "most tokens of a completion, trace and answer together (--answer-tokens,"
+    " and --thinking-budget for a model that thinks; at most 16384)",
     "prompt-tokens": "longer prompts are left out (1024)",
     "safety": "weight of the judges' P(safe) (1)",
     "format": "weight of a trace that is opened and closed once (1)",
@@ -49,13 +50,16 @@ OPTIONS = {
 
 
 class Settings(Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """The ``-T`` options, as values; :data:`OPTIONS` has the meanings."""
+    """The ``-T`` options, as values; :data:`OPTIONS` has the meanings.
+
+    0 ``completion_tokens`` are as many as the recipe's lengths say.
+    """
 
     generations: int = 8
     temperature: float = 0.7
     beta: float = 0.04
     epsilon: float = 0.2
-    completion_tokens: int = 16384
+    completion_tokens: int = 0
     prompt_tokens: int = 1024
     safety: float = 1.0
     format: float = 1.0
@@ -150,7 +154,7 @@ def read_settings(recipe: Recipe) -> Settings:
         settings = msgspec.convert(recipe.options, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"-T options of {recipe.method}: {error}") from None
-    least = {"generations": 2, "completion-tokens": 1, "prompt-tokens": 1, "replays": 2}
+    least = {"generations": 2, "completion-tokens": 0, "prompt-tokens": 1, "replays": 2}
     for name, value in {**least, "replay-tokens": 1}.items():
         given = getattr(settings, name.replace("-", "_"))
         if given < value:

@@ -16,7 +16,7 @@ from .grpo import Settings, judges_of, read_settings
 from .grpo_rewards import Policy, Rewarder
 from .job import Job
 from .judge_room import JudgeRoom
-from .records import Example, Fit, Fitted, Gathered, PromptKind
+from .records import Example, Fit, Fitted, Gathered, PromptKind, Recipe
 from .rewards import Alarm
 from .sft import (
     copy_adapter,
@@ -29,6 +29,9 @@ from .sft import (
 from .stepping import Course, Watch, agree, checkpoints, read_spent, step_of
 from .template import Script
 from .weights import load_student
+
+# Completions of the paper's baseline.
+LONGEST = 16384
 
 
 class Asked(NamedTuple):
@@ -67,7 +70,7 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
             recipe.model, recipe.adapter, recipe.fit, job.registry, job.display.phase
         )
         script = Script(student.text, student.format, recipe.thinking.mode, student.stop_ids)
-        settings = _fitting(settings, student.context_length)
+        settings = fitting(settings, recipe, script, student.context_length)
         asked, dropped = read_asked(gathered.examples, script, settings)
         plan = course(len(asked), recipe.fit)
         watch = Watch(recipe.fit, plan, meter, spent, teller(job), job.look, job.look_steps)
@@ -76,7 +79,8 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
             job.folder.path / "rewards", recipe, every, job.registry, job.display
         ) as room:
             policy = Policy(student, script, settings)
-            rewarder = Rewarder(room, judges, outcome, policy, settings, Alarm(_warner(job)))
+            alarm = Alarm(job.display.remark)
+            rewarder = Rewarder(room, judges, outcome, policy, settings, alarm)
             stopped = _train(asked, policy, rewarder, watch, job)
         last = checkpoints(folder)[-1]
         if rank_of_process() == 0:
@@ -89,6 +93,7 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
         dropped=dropped,
         compute=meter.read(),
         stopped=stopped,
+        notes=alarm.notes,
     )
 
 
@@ -158,15 +163,25 @@ def rollouts_a_pass(fit: Fit, settings: Settings, longest: int, processes: int) 
     return max(size for size in range(1, local + 1) if local % size == 0 and size <= most)
 
 
-def _fitting(settings: Settings, context: int | None) -> Settings:
-    """Cut completions and prompts to what the model can read.
+def fitting(settings: Settings, recipe: Recipe, script: Script, context: int | None) -> Settings:
+    """Say how long completions may be, and leave room for them.
+
+    Args:
+        settings: The options.
+        recipe: Its lengths are those of completions, unless the options say otherwise.
+        script: Knows whether there is a trace.
+        context: Tokens that the model can read, or None.
 
     Raises:
-        ConfigError: Nothing is left for the prompt.
+        ConfigError: Nothing is left for a completion.
     """
-    if context is None or context >= settings.prompt_tokens + settings.completion_tokens:
-        return settings
-    tokens = context - settings.prompt_tokens
+    start, tokens = script.opening, settings.completion_tokens
+    if not tokens:
+        thinks = start.format.thinks and not start.closed
+        wanted = recipe.sampling.answer_tokens + (recipe.thinking.budget if thinks else 0)
+        tokens = min(wanted, LONGEST)
+    if context is not None:
+        tokens = min(tokens, context - settings.prompt_tokens)
     if tokens < 1:
         raise ConfigError(
             f"-T prompt-tokens={settings.prompt_tokens} leaves nothing of a context of {context}",
@@ -314,12 +329,3 @@ def _arguments(
         # One process takes one device; more are for `accelerate launch`.
         made._n_gpu = 1
     return made
-
-
-def _warner(job: Job) -> Any:
-    def warn(remark: str) -> None:
-        job.display.remark(remark)
-        if remark not in job.folder.record.warnings:
-            job.folder.record.warnings.append(remark)
-
-    return warn

@@ -282,6 +282,7 @@ class Fitted(Struct, frozen=True, kw_only=True):
         dropped: Examples that could not be trained on, by reason.
         compute: Of the fit alone.
         stopped: Why it ended before its last step, or ''.
+        notes: Remarks for the record.
     """
 
     adapter: Path
@@ -290,6 +291,7 @@ class Fitted(Struct, frozen=True, kw_only=True):
     dropped: dict[str, int] = {}
     compute: Compute
     stopped: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class TrainRecord(Struct, kw_only=True):

@@ -204,6 +204,7 @@ class Alarm:
         rows, lost: Completions so far, and those without a reward, by reason.
         dropped: Groups that were dropped.
         flat: Steps in a row of which no group had two different rewards.
+        said: What it warned of.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -211,8 +212,17 @@ class Alarm:
         self.lost: Counter[str] = Counter()
         self.dropped = 0
         self.flat = 0
+        self.said: list[str] = []
         self._ever = False
         self._warn = warn
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What belongs beside the result, of this process's steps."""
+        shown = ", ".join(f"{n} {reason}" for reason, n in sorted(self.lost.items()))
+        lost = f"{self.lost.total()} of {self.rows} completions could not be rewarded ({shown})"
+        dropped = f"{lost}: {self.dropped} groups were dropped"
+        return (*dict.fromkeys(self.said), *([dropped] if shown else []))
 
     def step(self, terms: Sequence[Terms], kept: Sequence[float | None], size: int) -> None:
         """Take the rewards of one step.
@@ -249,10 +259,11 @@ class Alarm:
         self.flat = 0 if differs else self.flat + 1
         self._ever = self._ever or differs
         if self.flat == FLAT_WARN:
-            self._warn(
+            self.said.append(
                 f"the rewards of {FLAT_WARN} steps in a row differ within no group: nothing is"
                 " learnt from them"
             )
+            self._warn(self.said[-1])
         if not self._ever and self.flat >= FLAT_END:
             raise TrainingError(
                 f"rewards have differed within no group for {FLAT_END} steps: nothing is learnt",
