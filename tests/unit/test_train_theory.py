@@ -1,7 +1,7 @@
 """The theory's estimators: exact means over all outcomes, known laws, and what only bounds."""
 
 from itertools import product
-from math import comb, exp, inf, log
+from math import comb, exp, inf, log, sqrt
 
 import numpy as np
 import pytest
@@ -264,6 +264,18 @@ def test_a_perplexity_weighs_tokens_and_not_answers() -> None:
     assert found.low is not None
     assert found.high is not None
     assert found.low < found.value < found.high
+
+
+def test_a_perplexity_s_interval_is_the_linearised_one() -> None:
+    # Lengths 2, costs 1 and 3 in turn: a rate of 1, of which each prompt is off by 1 nat.
+    found = perplexity([-1.0, -3.0] * 5, [2] * 10, range(10))
+
+    half = 2.262157 * sqrt(10 * 10 / 9) / 20
+    assert found.value == pytest.approx(exp(1.0))
+    assert (found.low, found.high) == (
+        pytest.approx(exp(1 - half), rel=1e-5),
+        pytest.approx(exp(1 + half), rel=1e-5),
+    )
 
 
 def test_answers_to_one_prompt_make_its_interval_no_shorter() -> None:
