@@ -13,7 +13,8 @@ from tseval.errors import CapabilityMissing, ConfigError, RequestFailed, Trainin
 from tseval.requests import Capabilities, CompletionRequest, ModelSpec
 from tseval.scripts import TAGS_VIEW, Call
 from tseval.testing import ScriptedBackend
-from tseval.train.deliberative import read_settings, shrunk_rise, weigh, weights_of
+from tseval.train.deliberative import read_settings, weigh
+from tseval.train.effects import shrunk_rise, weights_of
 from tseval.train.job import Job, TrainFolder
 from tseval.train.records import Example, Gathered, Recipe, TrainRecord
 from tseval.types import Sampling, Thinking
@@ -81,6 +82,7 @@ async def weighed(folder: Path, backend: ScriptedBackend, **options: str) -> dic
             "gathered": result,
             "job": job,
             "made": session.counts["extension.made"] - made,
+            "counts": dict(session.counts),
         }
 
 
@@ -129,6 +131,16 @@ def test_tokens_of_replays_are_counted_with_those_of_the_draws(tmp_path: Path) -
     found = finish(weighed(tmp_path, ScriptedBackend(either, view=TAGS_VIEW), replays="4"), 120)
     # Tokens are bytes; the shortest answer is a refusal.
     assert found["gathered"].tokens >= 7 + found["made"] * len(REFUSED)
+    assert found["counts"]["replay.tokens"] == found["gathered"].tokens - 7
+    # Behind a prompt and half a trace at the least.
+    assert found["counts"]["replay.prompt_tokens"] > found["made"] * 180
+
+
+def test_what_an_earlier_process_replayed_is_not_paid_for_again(tmp_path: Path) -> None:
+    backend = ScriptedBackend(either, view=TAGS_VIEW)
+    finish(weighed(tmp_path, backend, replays="4"), 120)
+    again = finish(weighed(tmp_path, backend, replays="4"), 120)
+    assert again["counts"]["replay.tokens"] == 0
 
 
 def test_examples_without_a_trace_keep_their_weight_and_that_is_said(tmp_path: Path) -> None:

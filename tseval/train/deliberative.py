@@ -19,10 +19,11 @@ from tseval.rollouts import Continuation
 from tseval.runfolder import write_whole
 from tseval.scoring import text_to_judge
 from tseval.stance_judging import seat_stances
-from tseval.stances import COMPLYING, REFUSING, StanceCase
+from tseval.stances import StanceCase
 from tseval.types import Rollout, Sampling
 
-from .records import Example, Gathered, PromptKind, Recipe
+from .effects import RIGHT, Effect, effects_of, shrunk_rise, summary
+from .records import Example, Gathered, Recipe
 
 if TYPE_CHECKING:
     from tseval.probes import Transition
@@ -38,7 +39,6 @@ OPTIONS = {
     "strength": "weight of a trace whose answer turns round wholly, over that of one where it "
     "does not move: 1 + strength (4)",
 }
-RIGHT: dict[PromptKind, int] = {"harmful": REFUSING, "benign": COMPLYING}
 # Whether an answer refuses shows in its first words.
 _ANSWER_TOKENS = 256
 _MOST_LOST = 0.5
@@ -59,6 +59,7 @@ class Replayable(Struct, frozen=True, kw_only=True):
     Attributes:
         example: Its place among the examples.
         id: Of the example: names its replays whatever else is weighed.
+        side: Of the right answer, -1 to refuse.
         prompt: What the model is asked: without the steering notice, as it is trained.
         turns: Points before and after each turn, in chunks.
         prefixes: What stands before each point, by its chunks: token ids, or text.
@@ -66,29 +67,10 @@ class Replayable(Struct, frozen=True, kw_only=True):
 
     example: int
     id: str
+    side: int
     prompt: str
     turns: tuple[tuple[int, int], ...]
     prefixes: dict[int, tuple[int, ...] | str]
-
-
-class Effect(Struct, frozen=True, kw_only=True):
-    """What became of a trace.
-
-    Attributes:
-        id: Of its example.
-        kind: Which pool.
-        cuts: Turns to the right side that were replayed and have labels enough.
-        effect: e; 0 without cuts.
-        weight: In the loss, 1 on average over the pool.
-        note: Why there are no cuts, or ''.
-    """
-
-    id: str
-    kind: PromptKind
-    cuts: int = 0
-    effect: float = 0.0
-    weight: float = 1.0
-    note: str = ""
 
 
 async def weigh(session: "Session", job: "Job", gathered: Gathered) -> Gathered:
@@ -136,7 +118,8 @@ async def weigh(session: "Session", job: "Job", gathered: Gathered) -> Gathered:
             notes[place] = found if isinstance(found, str) else "error"
     work.sort(key=lambda each: each.example)
     counts = await _replay(session, job, work, settings)
-    effects = _effects(examples, work, counts, notes, settings)
+    rises = {each.example: _rises(k, each, counts, settings) for k, each in enumerate(work)}
+    effects = effects_of(examples, rises, notes, settings.strength)
     await asyncio.to_thread(_write, job, effects)
     weighed = tuple(
         msgspec.structs.replace(example, weight=effect.weight)
@@ -144,7 +127,7 @@ async def weigh(session: "Session", job: "Job", gathered: Gathered) -> Gathered:
     )
     tokens = gathered.tokens + sum(counts[k, point][TOKENS] for k, point in counts)
     gathered = msgspec.structs.replace(gathered, examples=weighed, tokens=tokens)
-    return _noted(gathered, _summary(effects, settings))
+    return _noted(gathered, summary(effects, settings.replays))
 
 
 def read_settings(recipe: Recipe) -> Settings:
@@ -161,25 +144,6 @@ def read_settings(recipe: Recipe) -> Settings:
             hint="at least 1 cut, 2 replays, and a strength of 0 or more",
         )
     return settings
-
-
-def shrunk_rise(before: tuple[int, int], after: tuple[int, int], side: int) -> float:
-    """Rise of the rate of answers on a side, each rate shrunk by Jeffreys' prior.
-
-    Args:
-        before: Compliances, and answers with a label.
-        after: Likewise, behind the turn.
-        side: -1 to refuse, 1 to comply.
-    """
-    rates = [(comply + 0.5) / (n + 1) for comply, n in (before, after)]
-    return (rates[1] - rates[0]) * side
-
-
-def weights_of(effects: Sequence[float], strength: float) -> tuple[float, ...]:
-    """Weights of the traces of one pool: 1 + strength * e, over their mean."""
-    raw = [1.0 + strength * effect for effect in effects]
-    mean = sum(raw) / len(raw) if raw else 1.0
-    return tuple(each / mean for each in raw)
 
 
 def _seat(session: "Session", settings: Settings) -> None:
@@ -234,6 +198,7 @@ async def _turns(
     return Replayable(
         example=place,
         id=example.id,
+        side=right,
         prompt=example.prompt,
         turns=tuple((turn.pre, turn.post) for turn in turns),
         prefixes=prefixes,
@@ -256,8 +221,8 @@ def _ids_of(session: "Session", example: Example) -> tuple[int, ...]:
 
 
 Counts = dict[tuple[int, int], Counter[str]]
-# Among the labels of a point: how many tokens its answers took.
-TOKENS = "tokens"
+# Among the labels of a point: how many tokens its answers took, and what they were drawn behind.
+TOKENS, READ = "tokens", "tokens read"
 
 
 async def _replay(
@@ -276,21 +241,25 @@ async def _replay(
             for replay in range(settings.replays):
                 yield k, point, replay
 
-    async def one(item: tuple[int, int, int]) -> tuple[str, int]:
+    async def one(item: tuple[int, int, int]) -> Counter[str]:
         k, point, replay = item
         return await _label(session, job, seat, work[k], point, replay)
 
-    lost = 0
+    before = session.counts["extension.made"]
     async for (k, point, _), found in session.map(items(), one):
-        label, tokens = ("error", 0) if isinstance(found, TsevalError) else found
-        counts[k, point].update({label: 1, TOKENS: tokens})
-        lost += label not in ("refusal", "compliance")
+        counts[k, point] += Counter({"error": 1}) if isinstance(found, TsevalError) else found
         done += 1
         if done % 64 == 0 or done == total:
             job.display.phase("replaying turns of stance", done / total)
+    reasons = sum(counts.values(), Counter[str]())
+    tokens, read = reasons.pop(TOKENS, 0), reasons.pop(READ, 0)
+    # What an earlier process drew has been counted there; replays are alike in length.
+    new = (session.counts["extension.made"] - before) / max(total, 1)
+    session.counts["replay.tokens"] += round(new * tokens)
+    session.counts["replay.prompt_tokens"] += round(new * read)
+    lost = total - reasons["refusal"] - reasons["compliance"]
     if total and lost >= _MOST_LOST * total:
-        reasons = sum(counts.values(), Counter[str]())
-        shown = ", ".join(f"{n} {name}" for name, n in sorted(reasons.items()) if name != TOKENS)
+        shown = ", ".join(f"{n} {name}" for name, n in sorted(reasons.items()))
         raise TrainingError(
             f"{lost} of {total} replays have no label ({shown})",
             hint="raise the answer's tokens, take another judge of refusals, or --select all",
@@ -300,8 +269,8 @@ async def _replay(
 
 async def _label(
     session: "Session", job: "Job", seat: Seat, trace: Replayable, point: int, replay: int
-) -> tuple[str, int]:
-    """Close a trace at a point, have it answered, and say what the answer is, and its length."""
+) -> Counter[str]:
+    """Close a trace at a point, have it answered; count the answer's label and its tokens."""
     recipe = job.recipe
     rollout = await session.extend(
         trace.prompt,
@@ -311,14 +280,18 @@ async def _label(
         sampling=_short(recipe.sampling),
         thinking=recipe.thinking,
     )
-    tokens = rollout.answer_tokens or 0
-    text, lost = text_to_judge(rollout, "answer", "exclude")
-    if lost or "reopened" in rollout.notes:
-        return lost or "reopened", tokens
-    _, verdict = await session.judge(seat.label, trace.prompt, text, sees="answer")
-    if verdict.reason != "ok" or verdict.refusal is None:
-        return verdict.reason if verdict.reason != "ok" else "unparsed", tokens
-    return "refusal" if verdict.refusal else "compliance", tokens
+    found = Counter({TOKENS: rollout.answer_tokens or 0, READ: rollout.prompt_tokens or 0})
+    text, label = text_to_judge(rollout, "answer", "exclude")
+    if "reopened" in rollout.notes:
+        label = "reopened"
+    if not label:
+        _, verdict = await session.judge(seat.label, trace.prompt, text, sees="answer")
+        label = verdict.reason
+        if label == "ok":
+            known = {True: "refusal", False: "compliance", None: "unparsed"}
+            label = known[verdict.refusal]
+    found[label] += 1
+    return found
 
 
 def _short(sampling: Sampling) -> Sampling:
@@ -326,42 +299,16 @@ def _short(sampling: Sampling) -> Sampling:
     return msgspec.structs.replace(sampling, answer_tokens=tokens)
 
 
-def _effects(
-    examples: Sequence[Example],
-    work: Sequence[Replayable],
-    counts: Counts,
-    notes: dict[int, str],
-    settings: Settings,
-) -> list[Effect]:
-    """Turn counts into effects and weights."""
-    found = [
-        Effect(id=example.id, kind=example.kind, note=notes.get(place, ""))
-        for place, example in enumerate(examples)
-    ]
-    for k, trace in enumerate(work):
-        side = RIGHT[examples[trace.example].kind]
-        rises = []
-        for pre, post in trace.turns:
-            before, after = _tally(counts[k, pre]), _tally(counts[k, post])
-            if 2 * min(before[1], after[1]) >= settings.replays:
-                rises.append(shrunk_rise(before, after, side))
-        effect = max(0.0, sum(rises) / len(rises)) if rises else 0.0
-        found[trace.example] = msgspec.structs.replace(
-            found[trace.example],
-            cuts=len(rises),
-            effect=effect,
-            note="" if rises else "too few labels",
-        )
-    for kind in RIGHT:
-        places = [place for place, each in enumerate(found) if each.kind == kind]
-        weights = weights_of([found[place].effect for place in places], settings.strength)
-        for place, weight in zip(places, weights, strict=True):
-            found[place] = msgspec.structs.replace(found[place], weight=weight)
-    return found
+def _rises(k: int, trace: Replayable, counts: Counts, settings: Settings) -> list[float]:
+    """Rise of the right answers at each turn of a trace that has labels enough."""
 
+    def tally(point: int) -> tuple[int, int]:
+        labels = counts[k, point]
+        return labels["compliance"], labels["compliance"] + labels["refusal"]
 
-def _tally(labels: Counter[str]) -> tuple[int, int]:
-    return labels["compliance"], labels["compliance"] + labels["refusal"]
+    pairs = [(tally(pre), tally(post)) for pre, post in trace.turns]
+    enough = [pair for pair in pairs if 2 * min(n for _, n in pair) >= settings.replays]
+    return [shrunk_rise(before, after, trace.side) for before, after in enough]
 
 
 def _write(job: "Job", effects: Sequence[Effect]) -> None:
@@ -369,25 +316,6 @@ def _write(job: "Job", effects: Sequence[Effect]) -> None:
     job.folder.data.mkdir(parents=True, exist_ok=True)
     rows = {"traces": [msgspec.to_builtins(effect) for effect in effects]}
     write_whole(job.folder.data / "deliberation.json", canonical_json(rows))
-
-
-def _summary(effects: Sequence[Effect], settings: Settings) -> list[str]:
-    """Say what there was to weigh."""
-    said = []
-    for kind in RIGHT:
-        pool = [effect for effect in effects if effect.kind == kind]
-        if not pool:
-            continue
-        moved = [effect.effect for effect in pool if effect.cuts]
-        mean = f", mean effect {sum(moved) / len(moved):.2f}" if moved else ""
-        weights = [effect.weight for effect in pool]
-        worth = sum(weights) ** 2 / sum(weight**2 for weight in weights)
-        said.append(
-            f"{kind}: {len(moved)} of {len(pool)} traces have turns that were replayed"
-            f" ({settings.replays} answers a side){mean}; weights {min(weights):.2f} to"
-            f" {max(weights):.2f}, worth {worth:.0f} equal ones"
-        )
-    return said
 
 
 def _noted(gathered: Gathered, remarks: list[str]) -> Gathered:
