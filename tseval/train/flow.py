@@ -302,8 +302,10 @@ def _count(meter: "Meter", recipe: Recipe, counts: dict[str, int]) -> None:
     from .cost import reading_flops
     from .output import shape_by_recipe
 
-    rows, new = counts.get("generation.made", 0), counts.get("tokens", 0)
-    read = new + counts.get("prompt_tokens", 0)
+    # Replayed traces, where examples are weighed.
+    rows = counts.get("generation.made", 0) + counts.get("extension.made", 0)
+    new = counts.get("tokens", 0) + counts.get("replay.tokens", 0)
+    read = new + counts.get("prompt_tokens", 0) + counts.get("replay.prompt_tokens", 0)
     shape = shape_by_recipe(recipe) if rows else None
     flops = reading_flops(shape, [round(read / rows)] * rows, new) if shape is not None else 0.0
     meter.add(tokens=new, flops=flops)
