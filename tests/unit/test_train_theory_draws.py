@@ -22,7 +22,14 @@ from tseval.train.synthesis import Jury
 from tseval.train.theory import Law, excess, kl_to_base, mean_surprise
 from tseval.train.theory_draws import Tally, choose, draw, law_of, tally
 from tseval.train.theory_numbers import acceptance_lines, given_lines, law_lines
-from tseval.train.theory_scores import Writer, end_of_turn, score, score_drawn, score_examples
+from tseval.train.theory_scores import (
+    Writer,
+    Written,
+    end_of_turn,
+    score,
+    score_drawn,
+    score_examples,
+)
 from tseval.types import LogLikelihood, Message, Rollout, Sampling, Thinking, Verdict
 
 LAW = law_of(Sampling(temperature=0.6, top_p=0.95, answer_tokens=64), Thinking())
@@ -240,6 +247,41 @@ def test_an_answer_that_cannot_be_scored_is_counted_and_left_out(tmp_path: Path)
     assert all(line.counts["not scored"] > 10 for line in lines)
     assert lines[0].quantity is not None
     assert lines[0].quantity.prompts == 22
+
+
+def written(folder: Path, backend: Table, rollout: Rollout) -> Written:
+    async def work() -> Written:
+        async with session_on(folder, backend) as session:
+            return Writer(session.target, "default").rollout(rollout)
+
+    return finish(work())
+
+
+def test_marks_that_merge_with_what_stands_around_them_make_an_answer_rewritten(
+    tmp_path: Path,
+) -> None:
+    class Merging(Table):
+        def text_ids(self, text: str) -> tuple[int, ...]:
+            return encode(text)[1:] if text.startswith("\n<") else encode(text)
+
+    drawn = Rollout(
+        key="", trace="No.", answer="I won't.", trace_ids=encode("\nNo.\n"),
+        answer_ids=encode("\n\nI won't."), thought=True, closed_by="model",
+    )  # fmt: skip
+
+    apart = written(tmp_path / "apart", Table(THINKING), drawn)
+    merged = written(tmp_path / "merged", Merging(THINKING), drawn)
+
+    assert apart == (encode("<think>\nNo.\n</think>\n\nI won't."), True)
+    assert merged == (apart.piece, False)
+
+
+def test_tokens_of_another_model_that_say_something_else_here_are_written_anew(
+    tmp_path: Path,
+) -> None:
+    theirs = Rollout(key="", answer="I won't.", answer_ids=(1, 2, 3))
+
+    assert written(tmp_path, Table(PLAIN), theirs) == (encode("I won't."), False)
 
 
 # -- which prompts
