@@ -218,7 +218,7 @@ class PanelRuns:
                 rises[name] = rise(base[name], hits.get(name, {}))
         if "orr" in rises and alpha:
             tested = rise_at(base["orr"], hits["orr"], alpha)
-        elif step:
+        elif step and self._recipe.panel.alpha:
             note = (
                 "over-refusal is not tested: "
                 + ("no benign prompt has an outcome" if "orr" not in rises else "no alpha is left")
