@@ -98,3 +98,16 @@ def test_a_step_counts_the_labels_of_all_its_rows_whichever_process_has_them() -
 
 def test_a_process_may_have_no_row_of_a_step() -> None:
     assert collator("packed", share=(1, 2))([row(1, 1)])["micro"] == []
+
+
+def test_smaller_passes_are_halved_until_each_row_is_alone_and_long() -> None:
+    rows = [row(1, 7), row(1, 5)]
+    made = collator("packed", most_rows=2, most_tokens=64)
+    made(rows)
+    assert not made.is_long(1000)  # who names a number of rows decides for themselves
+    limits = []
+    while (step := made.again()) is not None:
+        limits.append((made.most_tokens, [b["lengths"].tolist() for b in step["micro"]]))
+    assert limits == [(7, [[8], [6]])]
+    assert made.is_long(8)
+    assert not made.is_long(7)

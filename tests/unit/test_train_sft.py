@@ -311,9 +311,24 @@ def test_a_served_model_and_an_adapter_cannot_be_trained(undisturbed: Undisturbe
         weights.base_of(adapted, lambda phrase, share: None)
 
 
-def test_layers_that_do_not_exist_are_named() -> None:
-    with pytest.raises(TrainingError, match="no_such_layer"):
-        weights.with_adapter(tiny_model("llama"), Adapter(targets="no_such_layer"), 0)
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [("no_such_layer", "no_such_layer"), ("lm_head q_proj", "head cannot have an adapter")],
+)
+def test_layers_that_cannot_have_an_adapter_are_named(targets: str, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        weights.with_adapter(tiny_model("llama"), Adapter(targets=targets), 0)
+
+
+def test_an_adapter_begins_by_its_seed_alone() -> None:
+    import torch
+
+    made = [weights.with_adapter(tiny_model("llama"), Adapter(), seed) for seed in (1, 1, 2)]
+    first, again, other = (dict(each.named_parameters()) for each in made)
+    changed = [name for name in first if not torch.equal(first[name], other[name])]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert changed
+    assert all("lora_A" in name for name in changed)
 
 
 def test_every_pass_has_each_row_once_in_an_order_of_its_own() -> None:

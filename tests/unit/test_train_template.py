@@ -109,6 +109,7 @@ def test_an_answer_without_a_trace_stands_alone_where_the_model_may_skip_it() ->
     plain = example(trace="", thought=False)
     assert script(templates.PLAIN).completion(plain) == "No."
     assert script(templates.HYBRID).completion(plain) == "No."
+    assert script(templates.HARMONY).completion(plain) == "<|channel|>final<|message|>No."
 
 
 def test_a_trace_that_the_prompt_opens_is_closed_even_if_there_is_none() -> None:

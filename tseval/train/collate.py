@@ -90,8 +90,9 @@ class Collator:
 
         Returns:
             ``micro``: this process's micro-batches, see :meth:`micro_batch`; ``lengths``: tokens
-            of each row of the step, whichever process it falls to; ``labelled``: labelled
-            positions of them all, which the step's loss is divided by.
+            of each row of the step, whichever process it falls to; ``benign_lengths``: of its
+            benign rows; ``labelled``: labelled positions of them all, which the step's loss is
+            divided by.
         """
         self._last = rows
         rank, processes = self._share
@@ -108,9 +109,22 @@ class Collator:
                 most_tokens=self.most_tokens,
             )
             made += [self.micro_batch([group[index] for index in batch]) for batch in batches]
+        benign = [len(row["input_ids"]) for row in rows if row["benign"]]
         labelled = sum(label != IGNORED for row in rows for label in row["labels"][1:])
         lengths = [len(row["input_ids"]) for row in rows]
-        return {"micro": made, "lengths": lengths, "labelled": labelled}
+        return {
+            "micro": made,
+            "lengths": lengths,
+            "benign_lengths": benign,
+            "labelled": labelled,
+        }
+
+    def is_long(self, tokens: int) -> bool:
+        """Whether a pass is too long for its activations to be kept.
+
+        Who names a number of rows decides for themselves, until memory runs out.
+        """
+        return self._most_rows is None and tokens > self.most_tokens
 
     def again(self) -> dict[str, Any] | None:
         """Collate the last step once more, into passes of half the tokens.
@@ -121,7 +135,7 @@ class Collator:
         made = self(self._last)["micro"]
         longest = max(batch["input_ids"].numel() for batch in made)
         alone = all(batch["lengths"].numel() == 1 for batch in made)
-        if alone and longest > self.most_tokens:
+        if alone and self.is_long(longest):
             return None
         self._most_rows = None
         self.most_tokens = max(min(self.most_tokens, longest) // 2, 1)

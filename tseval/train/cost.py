@@ -80,13 +80,13 @@ def training_flops(
         recomputed: Whether activations were made anew in the backward pass.
     """
     lengths = list(rows)
+    again = reading_flops(shape, lengths) if recomputed else 0.0
     body = sum(
         4.0 * shape.parameters * n
         + 6.0 * shape.layers * shape.width * n * n
         + 6.0 * shape.adapter * n
         for n in lengths
     )
-    again = reading_flops(shape, lengths) if recomputed else 0.0
     return body + again + 4.0 * shape.width * shape.vocabulary * labelled
 
 

@@ -100,9 +100,9 @@ class Watch:
         """Whether a step is looked at."""
         return bool(self._look and self._look_steps) and step % (self._look_steps or 1) == 0
 
-    def saves_at(self, step: int) -> bool:
-        """Whether a step is saved."""
-        due = time.monotonic() - self._saved > _SAVE_SECONDS
+    def saves_at(self, step: int, *, timed: bool = True) -> bool:
+        """Whether a step is saved; ``timed``: also because the last one is long ago."""
+        due = timed and time.monotonic() - self._saved > _SAVE_SECONDS
         last = step == len(self.course.steps)
         return last or due or step % self._every == 0 or self.looks_at(step)
 
@@ -254,15 +254,16 @@ def make_trainer(
                     said = str(error)
                 # Behind the handler, where the failed pass holds no memory any more.
                 inputs = self._smaller(said)
-            labelled, benign = inputs["labelled"], float(sums[3])
+            labelled = inputs["labelled"]
             _add_up(self.model, [sums], self.args.world_size)
             if not torch.isfinite(sums[0]):
                 raise TrainingError(
                     f"the loss is {float(sums[0])} in step {self.state.global_step + 1}",
                     hint="take a lower --lr, or --dtype float32",
                 )
+            benign = float(sums[3])
             self._count(inputs, benign)
-            scored = {"cross_entropy": labelled - float(sums[3]), "kl": float(sums[3])}
+            scored = {"cross_entropy": labelled - benign, "kl": benign}
             self.parts = {
                 name: float(value) / scored[name]
                 for name, value in zip(scored, sums[1:3], strict=True)
@@ -274,7 +275,7 @@ def make_trainer(
             """Take the gradients of a step; sums of loss, entropy, divergence, benign labels."""
             sums = torch.zeros(4, device=self.args.device)
             for batch in inputs["micro"]:
-                passes.recompute(wanted=batch["input_ids"].numel() > collator.most_tokens)
+                passes.recompute(wanted=collator.is_long(batch["input_ids"].numel()))
                 loss = micro_loss(passes, batch, fit.kl)
                 (loss.total / inputs["labelled"]).backward()
                 held = batch["benign"].sum() if fit.kl else torch.zeros_like(loss.total)
@@ -290,7 +291,7 @@ def make_trainer(
             before, inputs = collator.most_tokens, collator.again()
             if inputs is None:
                 raise TrainingError(
-                    f"memory ran out on a single row: {said.splitlines()[0][:200]}",
+                    f"memory ran out on a single row: {' '.join(said.split())[:200]}",
                     hint="a lower --max-tokens drops the longest rows; or take a smaller model",
                 )
             watch.remark(
@@ -301,12 +302,10 @@ def make_trainer(
 
         def _count(self, inputs: Any, benign: float) -> None:
             lengths = inputs["lengths"]
-            again = max(lengths) > collator.most_tokens
-            flops = training_flops(shape, lengths, inputs["labelled"], recomputed=again)
-            if benign:
-                held = [each for each in inputs["micro"] if bool(each["benign"].any())]
-                read = [tokens for each in held for tokens in each["lengths"].tolist()]
-                flops += reading_flops(shape, read, int(benign))
+            flops = training_flops(shape, lengths, inputs["labelled"])
+            flops += reading_flops(shape, filter(collator.is_long, lengths))
+            if fit.kl:
+                flops += reading_flops(shape, inputs["benign_lengths"], int(benign))
             self.step_tokens, self.step_labelled = sum(lengths), inputs["labelled"]
             watch.meter.add(tokens=self.step_tokens, flops=flops)
 
@@ -320,7 +319,9 @@ def make_trainer(
 
     class Beside(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_save = watch.saves_at(state.global_step)
+            # The clocks of several processes differ, and all of them have to save together.
+            alone = args.world_size == 1
+            control.should_save = watch.saves_at(state.global_step, timed=alone)
 
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero and "loss" in state.log_history[-1]:
@@ -341,13 +342,16 @@ def make_trainer(
         "weight": [row.weight for row in rows],
         "benign": [row.benign for row in rows],
     }
-    trainer = Stepping(
-        model=passes.student,
-        train_dataset=Dataset.from_dict(columns),
-        data_collator=collator,
-        callbacks=[Beside()],
-        **base,
-    )
+    with warnings.catch_warnings():
+        # Likewise: an old name, used within the library that renamed it.
+        warnings.simplefilter("ignore", FutureWarning)
+        trainer = Stepping(
+            model=passes.student,
+            train_dataset=Dataset.from_dict(columns),
+            data_collator=collator,
+            callbacks=[Beside()],
+            **base,
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -141,6 +141,7 @@ def with_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
+    head = model.get_output_embeddings()
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings():
@@ -152,6 +153,11 @@ def with_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
             f"no adapter fits the model: {said[:200]}",
             hint="--lora-targets takes names of linear layers, 'all-linear' or 'default'",
         ) from None
+    if adapted.get_base_model().get_output_embeddings() is not head:
+        raise TrainingError(
+            "the model's head cannot have an adapter: its logits are made by the frozen one",
+            hint="leave it out of --lora-targets",
+        )
     return adapted
 
 
