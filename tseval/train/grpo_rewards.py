@@ -1,5 +1,6 @@
 """Rewards of a step of GRPO: the judges asked about every completion, and traces replayed."""
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -329,21 +330,26 @@ class Rewarder:
     # -- notes
 
     def _count(self, drawn: Sequence[Drawn], completions: Sequence[Sequence[int]]) -> None:
-        """Count a step: drawing, the base model's pass for the KL, the update, and replays."""
+        """Count a step: drawing, the base model's pass for the KL, the update, and replays.
+
+        Other processes are taken to do as much as this one.
+        """
         prompts = {each.prompt: len(self._policy.script.prompt_ids(each.prompt)) for each in drawn}
         rows = [
             prompts[each.prompt] + len(ids) for each, ids in zip(drawn, completions, strict=True)
         ]
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
         written = sum(map(len, completions))
         passes = 2 + bool(self._settings.beta)
         tokens = passes * sum(rows) + sum(self._policy.replayed)
         if self._meter is not None and self._shape is not None:
             flops = (passes - 1) * reading_flops(self._shape, rows, written)
-            flops += training_flops(self._shape, rows, written, recomputed=self._recomputed)
+            flops += training_flops(self._shape, rows, written)
+            flops += reading_flops(self._shape, rows if self._recomputed else ())
             flops += reading_flops(self._shape, self._policy.replayed)
-            self._meter.add(tokens=tokens, flops=flops)
+            self._meter.add(tokens=processes * tokens, flops=processes * flops)
         self._policy.replayed.clear()
-        self._logged = {"tokens": tokens, "labelled": written}
+        self._logged = {"tokens": processes * tokens, "labelled": processes * written}
 
     def _log(self, terms: Sequence[Terms], kept: Sequence[float | None]) -> None:
         """Keep the means of the terms, of all completions that have them."""
