@@ -237,7 +237,9 @@ def make_trainer(
 
     class Beside(callbacks.TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_save = watch.saves_at(state.global_step)
+            # The clocks of several processes differ, and all of them have to save together.
+            alone = args.world_size == 1
+            control.should_save = watch.saves_at(state.global_step, timed=alone)
 
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             entry = state.log_history[-1]
