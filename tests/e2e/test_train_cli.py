@@ -87,13 +87,13 @@ def test_the_demo_model_learns_one_refusal(tmp_path: Path) -> None:
     out = tmp_path / "t"
     done = tseval(
         *("train", "direct-refusal", "-T", "benign=none", "--max-harmful", "8", "--json"),
-        *("--max-steps", "2", "--batch", "4", "--lr", "1e-3", "--eval-suite", "quick_benign"),
+        *("--max-steps", "5", "--batch", "4", "--lr", "1e-3", "--eval-suite", "quick_benign"),
         *("--eval-prompts", "2", "--eval-answer-tokens", "8", "--out", str(out)),
     )
     assert done.returncode == 0, done.stderr
     made: dict[str, Any] = json.loads(done.stdout)
-    first, second = made["fitted"]["log"]
-    assert second["loss"] < first["loss"]
+    first, *_, last = made["fitted"]["log"]
+    assert last["loss"] < first["loss"] / 2
     assert (made["subject"]["name"], made["panel"]["sizes"]) == ("demo", {"quick_benign": [0, 2]})
     assert made["gathered"]["prompts"] == {"harmful": 8}
     assert (out / "adapter" / "adapter_model.safetensors").exists()
