@@ -20,6 +20,9 @@ from .stats_compare import holm
 from .stats_paired import Paired, paired
 from .types import Estimate, Score, Unit
 
+# Below which Holm's p-value is read as a difference.
+_LEVEL = 0.05
+
 
 class Compared(Struct, frozen=True, kw_only=True):
     """One number of two runs.
@@ -36,6 +39,8 @@ class Compared(Struct, frozen=True, kw_only=True):
         counted: Whether it is one of that family: averages, members of panels and second readings
             of the same rows are not.
         allowed: Fields of the protocol that differ, and were allowed to.
+        reading: 'better' or 'worse' where Holm's p-value is below 0.05, 'no difference shown' where
+            it is not; '' where there is none.
     """
 
     benchmark: str
@@ -55,17 +60,7 @@ class Compared(Struct, frozen=True, kw_only=True):
     adjusted: float | None = None
     counted: bool = True
     allowed: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> str:
-        """'better' or 'worse' where Holm's p-value is below 0.05, 'no difference shown' else."""
-        if self.adjusted is None or self.difference is None:
-            return ""
-        if self.adjusted >= 0.05 or self.difference.value == 0:
-            return "no difference shown"
-        if self.higher_is_better is None:
-            return "higher" if self.difference.value > 0 else "lower"
-        return "better" if (self.difference.value > 0) is self.higher_is_better else "worse"
+    reading: str = ""
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -76,22 +71,25 @@ class Comparison(Struct, frozen=True, kw_only=True):
         rows: One a number that both have, in the order of the candidate's table.
         only_before, only_after: Numbers that one of them alone has.
         family: P-values that Holm's adjustment is over, in all comparisons made together.
+        notes: What a reader has to know of the runs.
     """
 
     before: str
     after: str
     rows: tuple[Compared, ...]
-    only_before: tuple[str, ...] = ()
-    only_after: tuple[str, ...] = ()
+    only_before: tuple[SeriesKey, ...] = ()
+    only_after: tuple[SeriesKey, ...] = ()
     family: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Side(NamedTuple):
-    """A run as comparisons read it."""
+    """A run as comparisons read it; ``status`` is that of its manifest."""
 
     label: str
     scorecard: Scorecard
     outcomes: Outcomes
+    status: str = "complete"
 
 
 class Matched(NamedTuple):
@@ -119,8 +117,12 @@ class Matched(NamedTuple):
 
 def side_of(folder: RunFolder, label: str = "") -> Side:
     """Read what comparisons need of a run; raises ConfigError where it has no scores."""
-    scorecard = folder.scorecard()
-    return Side(label or scorecard.subject.name, scorecard, folder.outcomes())
+    scorecard, spec = folder.scorecard(), folder.manifest.spec
+    under = [spec.intervention] if spec.intervention else []
+    if scorecard.system_prompt_hash:
+        under.append(f"system prompt {scorecard.system_prompt_hash[:6]}")
+    named = " under ".join(filter(None, (scorecard.subject.name, " and ".join(under))))
+    return Side(label or named, scorecard, folder.outcomes(), folder.manifest.status)
 
 
 def compare(
@@ -149,6 +151,7 @@ def compare(
             only_before=each.only_before,
             only_after=each.only_after,
             family=len(tested),
+            notes=each.notes,
         )
         for each in found
     ]
@@ -159,7 +162,16 @@ def _adjusted(row: Compared, adjusted: "Iterable[float]") -> Compared:
 
     if not row.counted or row.pvalue is None:
         return row
-    return replace(row, adjusted=next(iter(adjusted)))
+    found = next(iter(adjusted))
+    return replace(row, adjusted=found, reading=_reading(row, found))
+
+
+def _reading(row: Compared, adjusted: float) -> str:
+    if row.difference is None or adjusted >= _LEVEL or row.difference.value == 0:
+        return "no difference shown"
+    if row.higher_is_better is None:
+        return "higher" if row.difference.value > 0 else "lower"
+    return "better" if (row.difference.value > 0) is row.higher_is_better else "worse"
 
 
 def _compared(before: Side, after: Side, allow: tuple[str, ...]) -> Comparison:
@@ -173,20 +185,24 @@ def _compared(before: Side, after: Side, allow: tuple[str, ...]) -> Comparison:
         )
     protocols = _require_alike(before, after, shared, there, here, allow)
     rows = tuple(
-        _row(before, after, there[key], here[key], protocols[key], there.keys()) for key in shared
+        _row(before, after, there[key], here[key], protocols[key], shared) for key in shared
     )
+    notes = [
+        f"{side.label} is not complete (status: {side.status})"
+        for side in (before, after)
+        if side.status != "complete"
+    ]
+    partial = dict.fromkeys(row.benchmark for row in rows if row.after.partial)
+    if partial:
+        notes.append(f"cut by --limit: {', '.join(partial)}")
     return Comparison(
         before=before.label,
         after=after.label,
         rows=rows,
-        only_before=tuple(_said(key) for key in there if key not in here),
-        only_after=tuple(_said(key) for key in here if key not in there),
+        only_before=tuple(key for key in there if key not in here),
+        only_after=tuple(key for key in here if key not in there),
+        notes=tuple(notes),
     )
-
-
-def _said(key: SeriesKey) -> str:
-    benchmark, group, metric, judge = key
-    return " ".join(filter(None, (benchmark, group, metric, judge)))
 
 
 def _require_alike(
@@ -200,14 +216,18 @@ def _require_alike(
     """Name the allowed differences of each number; raise NotComparable for others."""
     fields: dict[str, list[str]] = defaultdict(list)
     permitted: dict[SeriesKey, tuple[str, ...]] = {}
-    for key in shared:
+    differences: dict[SeriesKey, list[str]] = {}
+    # Averages last: theirs is a fingerprint of fingerprints, which differ in what the members' do.
+    for key in sorted(shared, key=lambda each: each[1] == "average"):
         left, right = there[key], here[key]
         names = differing(
             before.scorecard.protocols.get(left.fingerprint, {}),
             after.scorecard.protocols.get(right.fingerprint, {}),
         )
         if not names and left.fingerprint != right.fingerprint:
-            names = ["fingerprint"]
+            members = (found for of, found in differences.items() if of[2] == key[2])
+            names = sorted({name for found in members for name in found}) or ["fingerprint"]
+        differences[key] = names
         permitted[key] = tuple(name for name in names if _is_allowed(name, allow))
         for name in names:
             if name not in permitted[key] and key[0] not in fields[name]:
@@ -216,7 +236,8 @@ def _require_alike(
         shown = "; ".join(f"{name} ({', '.join(of)})" for name, of in sorted(fields.items()))
         raise NotComparable(
             f"{before.label} and {after.label} were measured differently: {shown}",
-            hint=f"--allow {','.join(sorted(fields))} compares them all the same, and says so",
+            hint=f"--allow {','.join(sorted({*fields, *allow}))} compares them all the same, and"
+            " says so",
         )
     return permitted
 
@@ -257,7 +278,8 @@ def _row(
         undefined=undefined or ("" if difference else "no row is usable in both runs"),
         paired=pairs,
         alone=matched.alone if matched is not None else 0,
-        pvalue=pairs.pvalue if pairs is not None else None,
+        # Signs of unequal means are no coin's: their p-value would be too small.
+        pvalue=pairs.pvalue if pairs is not None and "rollouts" not in allowed else None,
         counted=not right.member and right.group != "average" and not _is_second(right, keys),
         allowed=allowed,
     )
@@ -274,10 +296,16 @@ def _is_second(score: Score, keys: Iterable[SeriesKey]) -> bool:
         and key != key_of(score)
     )
     return any(
-        (score.metric.startswith(f"{metric}_") and group == score.group)
+        (_reads_again(score.metric, metric) and group == score.group)
         or (metric == score.metric and group != score.group)
         for _, group, metric, _ in first
     )
+
+
+def _reads_again(metric: str, first: str) -> bool:
+    """Whether a metric is another reading of the rows of the first."""
+    again = metric.startswith(("pass_at_", "maj_at_")) and first == "pass_at_1"
+    return again or metric.startswith(f"{first}_")
 
 
 def match(
@@ -294,12 +322,18 @@ def match(
     Args:
         before: Rows of the baseline's score.
         after: Rows of the candidate's.
-        fill: What excluded rows are taken for, before and after; None leaves them out.
+        fill: What excluded rows are taken for, before and after, and rows that the other run alone
+            has; None leaves them out.
     """
     if before is None or after is None:
         return None
     left = _means(before, fill[0] if fill else None)
     right = _means(after, fill[1] if fill else None)
+    if fill:
+        for sample, (_, rollouts, cluster) in [*right.items()]:
+            left.setdefault(sample, (fill[0], rollouts, cluster))
+        for sample, (_, rollouts, cluster) in [*left.items()]:
+            right.setdefault(sample, (fill[1], rollouts, cluster))
     both = [sample for sample in right if sample in left]
     return Matched(
         samples=both,

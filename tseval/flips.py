@@ -17,7 +17,8 @@ class Flip(Struct, frozen=True, kw_only=True):
 
     Attributes:
         benchmark, metric, judge: Under which number.
-        sample: Its id.
+        sample: Its id; its hash where the journal does not have it under the same one (documents of
+            lm-eval's tasks), and then there are no texts.
         harmful: Whether the prompt is harmful; None where that means nothing.
         prompt: Its text.
         before, after: Mean values of its rollouts.
@@ -65,24 +66,27 @@ def flips(
     if not chosen:
         return []
     there, here = (_texts(folder, row.benchmark, chosen) for folder in folders)
+    known = {
+        sample: next((each.row for each in here.get(sample) or there.get(sample) or ()), None)
+        for sample in chosen
+    }
     return [
         Flip(
             benchmark=row.benchmark,
             metric=row.metric,
             judge=row.judge,
-            sample=here[sample][0].row.sample,
-            harmful=here[sample][0].row.harmful,
-            prompt=here[sample][0].row.prompt,
+            sample=found.sample if (found := known[sample]) else sample,
+            harmful=found.harmful if found else None,
+            prompt=found.prompt if found else "(not in the journal under this name)",
             before=left[sample],
             after=right[sample],
             worse=None
             if row.higher_is_better is None
             else (right[sample] < left[sample]) is row.higher_is_better,
             answers_before=tuple(_answers(there.get(sample, []))),
-            answers_after=tuple(_answers(here[sample])),
+            answers_after=tuple(_answers(here.get(sample, []))),
         )
         for sample in changed[:most]
-        if sample in here
     ]
 
 

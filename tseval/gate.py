@@ -6,63 +6,21 @@ metrics; else nobody can tell. The gate passes if every metric passes (intersect
 adjustment is needed for that), and fails if one fails.
 """
 
-import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from .compare import Compared, Comparison, Side, match
 from .errors import ConfigError
+from .outcomes import SeriesKey, key_of
+from .policy import Policy, Rule
 from .stats_compare import holm
 from .stats_paired import Paired
 from .types import Score, Unit
 
 Outcome = Literal["pass", "fail", "cannot tell"]
-
-
-class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One ``[[metric]]`` of a policy.
-
-    Attributes:
-        benchmark, metric: Which number; a benchmark of '*' is every one that has the metric.
-        judge: Under which judge; '' needs the runs to have one alone.
-        group: Which part of the benchmark; '' is the whole.
-        margin: Largest worsening that is still acceptable, in the metric's own unit (0.05 is five
-            points of a share); above 0.
-        worse: 'up' or 'down' for a metric that has no better end of its own.
-        excluded: Overrides the policy's for this number; probes exclude prompts by design.
-    """
-
-    metric: str
-    margin: float
-    benchmark: str = "*"
-    judge: str = ""
-    group: str = ""
-    worse: Literal["", "up", "down"] = ""
-    excluded: float | None = None
-
-
-class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``gate.toml``.
-
-    Attributes:
-        metrics: What is looked at.
-        alpha: One-sided level, in (0, 0.5).
-        cannot_tell: What it counts as when nobody can tell.
-        excluded: Share of excluded rows above which a metric passes on its worst case only.
-        excluded_rise: Rise of that share above which it does as well.
-        allow: Fields of the protocol that may differ.
-    """
-
-    metrics: tuple[Rule, ...] = field(name="metric")
-    alpha: float = 0.05
-    cannot_tell: Literal["pass", "fail"] = "fail"
-    excluded: float = 0.02
-    excluded_rise: float = 0.02
-    allow: tuple[str, ...] = ()
 
 
 class Decision(Struct, frozen=True, kw_only=True):
@@ -72,7 +30,9 @@ class Decision(Struct, frozen=True, kw_only=True):
         benchmark, group, metric, judge, title, unit: Which number.
         outcome: 'pass', 'fail' or 'cannot tell'.
         reason: Why, in a sentence.
-        before, after: The two values; None where undefined.
+        cause: Why nobody can tell: the 'interval' is too wide, the 'adjustment' for several metrics
+            decides, or 'data' are missing, which no policy lets pass.
+        before, after: The two values, over the pairs where there are some; None where undefined.
         worsening, low, high: d, L and U; None where undefined.
         margin: m.
         worst_high: U with every excluded row taken for the worse; None where it was not needed.
@@ -93,6 +53,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     margin: float
     outcome: Outcome = "cannot tell"
     reason: str = ""
+    cause: Literal["", "interval", "adjustment", "data"] = ""
     before: float | None = None
     after: float | None = None
     worsening: float | None = None
@@ -117,6 +78,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
         baseline, candidate: Names.
         alpha: The policy's.
         decisions: One a metric.
+        notes: What a reader has to know of the runs.
     """
 
     outcome: Outcome
@@ -125,6 +87,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     candidate: str
     alpha: float
     decisions: tuple[Decision, ...]
+    notes: tuple[str, ...] = ()
 
 
 class _Limits(NamedTuple):
@@ -132,33 +95,6 @@ class _Limits(NamedTuple):
     low: float
     high: float
     pvalue: float
-
-
-def read_policy(path: Path) -> Policy:
-    """Read a policy.
-
-    Raises:
-        ConfigError: The file is missing or broken, or a value makes no sense.
-    """
-    hint = "see docs/how-to/gate-a-merge.md for a policy that works"
-    try:
-        policy = msgspec.convert(tomllib.loads(path.read_text()), type=Policy)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"{path} is no policy: {error}", hint=hint) from error
-    if not policy.metrics:
-        raise ConfigError(f"{path} names no [[metric]]: a gate that cannot fail", hint=hint)
-    if not 0 < policy.alpha < 0.5:
-        raise ConfigError(f"{path}: alpha is {policy.alpha}, expected a number in (0, 0.5)")
-    for rule in policy.metrics:
-        if not rule.margin > 0:
-            raise ConfigError(
-                f"{path}: the margin of {rule.metric} is {rule.margin}, and no run can show that it"
-                " is no worse at all",
-                hint="give the largest worsening that you would accept, such as 0.05",
-            )
-    return policy
 
 
 def decide(policy: Policy, before: Side, after: Side, comparison: Comparison) -> Verdict:
@@ -174,28 +110,65 @@ def decide(policy: Policy, before: Side, after: Side, comparison: Comparison) ->
         ConfigError: The policy names a number that the runs do not have, or one twice.
     """
     chosen = [(rule, row) for rule in policy.metrics for row in _rows(rule, comparison)]
-    places = [(row.benchmark, row.group, row.metric, row.judge) for _, row in chosen]
+    missing = [(rule, key) for rule in policy.metrics for key in _missing(rule, comparison)]
+    places = [key_of(row.after) for _, row in chosen] + [key for _, key in missing]
     for place in places:
         if places.count(place) > 1:
             raise ConfigError(f"the policy names {' '.join(filter(None, place))} twice")
     found = [(rule, row, _limits(rule, row, policy.alpha)) for rule, row in chosen]
     tested = [limits.pvalue for _, _, limits in found if limits is not None]
     adjusted = iter(holm(tested).tolist())
-    decisions = tuple(
+    decisions = [
         _decision(policy, rule, row, limits, next(adjusted) if limits else None, before, after)
         for rule, row, limits in found
-    )
+    ]
+    decisions += [_lost(rule, key, key in comparison.only_before) for rule, key in missing]
     outcomes = {each.outcome for each in decisions}
     outcome: Outcome = (
         "fail" if "fail" in outcomes else "cannot tell" if "cannot tell" in outcomes else "pass"
     )
     return Verdict(
         outcome=outcome,
-        passed=outcome == "pass" or (outcome == "cannot tell" and policy.cannot_tell == "pass"),
+        passed=outcome == "pass"
+        or (outcome == "cannot tell" and _is_let_through(policy, decisions)),
         baseline=comparison.before,
         candidate=comparison.after,
         alpha=policy.alpha,
-        decisions=decisions,
+        decisions=tuple(decisions),
+        notes=comparison.notes,
+    )
+
+
+def _is_let_through(policy: Policy, decisions: list[Decision]) -> bool:
+    """Whether a policy takes what cannot be told for a pass; what is missing never is."""
+    return policy.cannot_tell == "pass" and all(each.cause != "data" for each in decisions)
+
+
+def _missing(rule: Rule, comparison: Comparison) -> Iterator[SeriesKey]:
+    """Find the numbers of a rule that one run alone has, under whatever judge."""
+    shared = {(row.benchmark, row.group, row.metric) for row in comparison.rows}
+    found = {}
+    for key in (*comparison.only_before, *comparison.only_after):
+        benchmark, group, metric, judge = key
+        if metric != rule.metric or rule.benchmark not in ("*", benchmark):
+            continue
+        if rule.judge in ("", judge) and rule.group == group and key[:3] not in shared:
+            found[key[:3]] = key
+    yield from found.values()
+
+
+def _lost(rule: Rule, key: SeriesKey, is_before: bool) -> Decision:
+    benchmark, group, metric, judge = key
+    return Decision(
+        benchmark=benchmark,
+        metric=metric,
+        judge=judge,
+        group=group,
+        title="",
+        unit="share",
+        margin=rule.margin,
+        reason=f"the {'candidate' if is_before else 'baseline'} has no such number",
+        cause="data",
     )
 
 
@@ -211,6 +184,8 @@ def _rows(rule: Rule, comparison: Comparison) -> Iterator[Compared]:
         and (row.group != "average" or rule.benchmark == row.benchmark)
     ]
     where = " ".join(filter(None, (rule.benchmark, rule.group, rule.metric, rule.judge)))
+    if not named and any(_missing(rule, comparison)):
+        return
     if not named:
         known = dict.fromkeys(f"{row.benchmark} {row.metric}" for row in comparison.rows)
         raise ConfigError(
@@ -236,6 +211,12 @@ def _sign(rule: Rule, row: Compared) -> int:
         raise ConfigError(
             f"{row.metric} has no better end of its own", hint='say which: worse = "up" or "down"'
         )
+    if better is not None and rule.worse not in ("", "down" if better else "up"):
+        raise ConfigError(
+            f"the policy says that {row.metric} gets worse as it goes {rule.worse}, but that is"
+            " its better end",
+            hint="leave worse out: it is for metrics without a better end of their own",
+        )
     if rule.worse:
         return 1 if rule.worse == "up" else -1
     return -1 if better else 1
@@ -244,6 +225,11 @@ def _sign(rule: Rule, row: Compared) -> int:
 def _limits(rule: Rule, row: Compared, alpha: float) -> _Limits | None:
     """Give the worsening with its one-sided limits and p-value; None where there is none."""
     sign = _sign(rule, row)
+    if row.unit == "share" and rule.margin >= 1:
+        raise ConfigError(
+            f"the margin of {row.metric} is {rule.margin}, which nothing can exceed",
+            hint="0.03 is three points",
+        )
     if row.difference is None:
         return None
     value = sign * row.difference.value
@@ -284,29 +270,31 @@ def _decision(
         title=row.title,
         unit=row.unit,
         margin=rule.margin,
-        before=row.before.estimate.value if row.before.estimate else None,
-        after=row.after.estimate.value if row.after.estimate else None,
+        before=_value(row.before, row.paired.rate_b if row.paired else None),
+        after=_value(row.after, row.paired.rate_a if row.paired else None),
         excluded_before=shares[0],
         excluded_after=shares[1],
         allowed=row.allowed,
     )
     if limits is None or adjusted is None:
-        return msgspec.structs.replace(base, reason=row.undefined or "there is no difference")
+        why = row.undefined or "there is no difference"
+        return msgspec.structs.replace(base, reason=why, cause="data")
     most = policy.excluded if rule.excluded is None else rule.excluded
     doubtful = max(shares) > most or shares[1] - shares[0] > policy.excluded_rise
     worst = _worst_high(row, _sign(rule, row), policy.alpha, before, after) if doubtful else None
     holds = limits.high < rule.margin and (
         not doubtful or (worst is not None and worst < rule.margin)
     )
-    outcome, reason = _outcome(policy, rule, limits, adjusted, holds, shares)
+    outcome, reason, cause = _outcome(policy, rule, limits, adjusted, holds, shares)
     needed = None
-    if outcome == "cannot tell" and row.paired is not None:
+    if cause == "interval" and row.paired is not None:
         turned = row.paired if _sign(rule, row) > 0 else row.paired.turned()
         needed = turned.pairs_to_tell(rule.margin, policy.alpha)
     return msgspec.structs.replace(
         base,
         outcome=outcome,
         reason=reason,
+        cause=cause,
         worsening=limits.worsening,
         low=limits.low,
         high=limits.high,
@@ -325,19 +313,27 @@ def _outcome(
     adjusted: float,
     holds: bool,
     shares: tuple[float, float],
-) -> tuple[Outcome, str]:
+) -> tuple[Outcome, str, Literal["", "interval", "adjustment", "data"]]:
     if holds:
-        return "pass", "the upper limit of the worsening is below the margin"
+        return "pass", "the upper limit of the worsening is below the margin", ""
     if limits.low > 0 and adjusted < policy.alpha:
-        return "fail", "it got worse: the lower limit of the worsening is above 0"
+        return "fail", "it got worse: the lower limit of the worsening is above 0", ""
     if limits.high < rule.margin:
-        return "cannot tell", (
+        why = (
             f"{100 * shares[1]:.1f}% of the rows are excluded ({100 * shares[0]:.1f}% before), and"
-            " the margin holds only without them"
+            " whether the margin would hold with them is not known"
         )
+        return "cannot tell", why, "data"
     if limits.low > 0:
-        return "cannot tell", "it looks worse, but not after the adjustment for several metrics"
-    return "cannot tell", "the interval of the worsening holds both 0 and the margin"
+        why = "it looks worse, but not after the adjustment for several metrics"
+        return "cannot tell", why, "adjustment"
+    return "cannot tell", "the interval of the worsening holds both 0 and the margin", "interval"
+
+
+def _value(score: Score, paired: float | None) -> float | None:
+    if paired is not None:
+        return paired
+    return score.estimate.value if score.estimate else None
 
 
 def _excluded(score: Score) -> float:

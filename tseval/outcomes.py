@@ -94,12 +94,38 @@ class Outcomes(Struct, frozen=True, kw_only=True):
     schema: int = OUTCOMES_SCHEMA
 
     def of(self, score: Score) -> list[RowOutcome] | None:
-        """Return the rows of a score, by hash and rollout; None where it is no mean over rows."""
+        """Return the rows of a score, by hash and rollout; None where it is no mean over rows.
+
+        Raises:
+            ConfigError: They are not the rows that the score was made of.
+        """
         wanted = key_of(score)
+        series = next((each for each in self.series if each.key == wanted), None)
+        if series is None:
+            return None
+        found = list(decoded(self.rows[series.rows], series))
+        usable = sum(row.value is not None for row in found)
+        lost = sum(score.excluded.values())
+        if (series.fingerprint, usable, len(found)) != (score.fingerprint, score.n, score.n + lost):
+            raise ConfigError(
+                f"outcomes.json has other rows of {' '.join(filter(None, wanted))} than scores.json"
+                f" counts ({usable} usable of {len(found)}, {score.n} of {score.n + lost})",
+                hint="run the same `tseval run` command again: both are made anew",
+            )
+        return found
+
+    def check(self) -> None:
+        """Raise ConfigError where lengths or references do not fit each other."""
+        for rows in self.rows:
+            alike = len(rows.hashes) == len(rows.clusters) == len(rows.rollouts)
+            inside = all(0 <= each < len(rows.names) for each in rows.clusters)
+            if not alike or not inside or any(each < 1 for each in rows.rollouts):
+                raise ConfigError("its tables of rows do not fit themselves")
         for series in self.series:
-            if series.key == wanted:
-                return list(decoded(self.rows[series.rows], series))
-        return None
+            if not 0 <= series.rows < len(self.rows):
+                raise ConfigError(f"it has no rows for {series.benchmark} {series.metric}")
+            for _ in decoded(self.rows[series.rows], series):
+                pass
 
 
 def key_of(score: Score) -> SeriesKey:
@@ -133,6 +159,11 @@ class OutcomeBook:
                 for each in rows
             ],
         )
+
+    def forget(self, benchmark: str) -> None:
+        """Drop what a benchmark kept before it failed."""
+        for key in [key for key in self._kept if key[0] == benchmark]:
+            del self._kept[key]
 
     def packed(self, scores: Iterable[Score], earlier: Outcomes) -> Outcomes:
         """Pack what is kept, with what an earlier leg kept of other scores.

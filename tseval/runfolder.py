@@ -224,12 +224,19 @@ class RunFolder:
                 f"{file} has schema {found.schema}, this tseval reads {OUTCOMES_SCHEMA}",
                 hint="upgrade tseval",
             )
+        try:
+            found.check()
+        except ConfigError as error:
+            raise ConfigError(
+                f"{file} is damaged: {error.message}",
+                hint="remove it, and run the same `tseval run` command again: it is made anew",
+            ) from error
         return found
 
     def save_outcomes(self, book: OutcomeBook, scorecard: Scorecard) -> None:
         """Write what each row came to, for the scores of a scorecard that are means over rows."""
         packed = book.packed(scorecard.scores, self.outcomes())
-        if packed.series:
+        if packed.series or (self.path / "outcomes.json").exists():
             write_whole(self.path / "outcomes.json", canonical_json(packed), indent=-1)
 
 

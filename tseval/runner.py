@@ -287,6 +287,7 @@ async def _run_all(
                 if isinstance(leaf, ENDS_THE_RUN):
                     raise leaf from None
             manifest.failed[name] = _reason(error, display)
+        session.outcomes.forget(name)
         display.remark(f"{name}: {manifest.failed.get(name) or manifest.skipped[name]}")
         return []
 

@@ -22,7 +22,7 @@ ORDER = (
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "pilot_log", "pilot", "forecast"),
     *("readings", "deliberation_rows", "deliberation", "before_after"),
-    *("compare", "flips", "gate", "leaderboard", "report"),
+    *("compare", "flips", "policy", "gate", "leaderboard", "report"),
     *("scripts", "intervention_checks", "testing"),
     *("models", "interventions", "probes", "train", "cli"),
 )

@@ -23,7 +23,7 @@ def test_rows_are_paired_by_prompt_and_the_difference_is_after_less_before() -> 
     assert row.pvalue == mcnemar_exact(4, 1)
     assert row.paired is not None
     assert row.paired.prompts == 40
-    assert row.verdict == "no difference shown"
+    assert row.reading == "no difference shown"
 
 
 def test_rollouts_of_a_prompt_are_averaged_and_prompts_counted() -> None:
@@ -35,7 +35,7 @@ def test_rollouts_of_a_prompt_are_averaged_and_prompts_counted() -> None:
     assert row.difference is not None
     assert row.difference.value == pytest.approx(0.25)
     assert row.pvalue == pytest.approx(2 / 2**10)
-    assert row.verdict == "worse"
+    assert row.reading == "worse"
 
 
 def test_an_excluded_row_leaves_its_pair_and_is_counted() -> None:
@@ -98,7 +98,7 @@ def test_without_rows_the_runs_are_independent_and_no_p_value_is_made_up() -> No
     assert row.adjusted is None
     assert row.difference is not None
     assert "independent" in row.difference.method
-    assert row.verdict == ""
+    assert row.reading == ""
 
 
 def test_runs_of_other_benchmarks_have_nothing_to_compare() -> None:
@@ -107,7 +107,7 @@ def test_runs_of_other_benchmarks_have_nothing_to_compare() -> None:
         compare(before, [after])
     more = side("b", {("c", ORR): [0] * 9, ("b", ORR): [0] * 9})
     found = compare(before, [more])[0]
-    assert found.only_after == ("c orr rules",)
+    assert found.only_after == (("c", "", "orr", "rules"),)
 
 
 def test_a_number_that_is_undefined_says_on_which_side() -> None:

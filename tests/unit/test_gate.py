@@ -8,8 +8,9 @@ import pytest
 from tests.support.sides import Hits, side
 from tseval.compare import compare
 from tseval.errors import ConfigError
-from tseval.gate import Policy, Rule, Verdict, decide, read_policy
+from tseval.gate import Verdict, decide
 from tseval.outcomes import Outcomes
+from tseval.policy import Policy, Rule, read_policy
 from tseval.stats_compare import tango_interval
 
 ASR, ORR, PASS1 = "asr_nonrefusal", "orr", "pass_at_1"
@@ -116,6 +117,38 @@ def test_excluded_rows_without_their_outcomes_cannot_be_told() -> None:
     assert found.outcome == "cannot tell"
 
 
+def test_rows_that_the_candidate_lost_whole_count_in_the_worst_case() -> None:
+    # As lm-eval's are where documents are gone: excluded by the score, and in no row.
+    before = {("o", ORR): few(400, 0)}
+    lost: list[float | None] = [None] * 200 + [0.0] * 200
+    found = gate(before, {("o", ORR): lost}, Rule(metric=ORR, margin=0.05))
+    (one,) = found.decisions
+    assert one.outcome == "cannot tell"
+    assert one.worst_high is not None
+    assert one.worst_high > 0.5
+
+
+def test_a_benchmark_that_one_run_lacks_cannot_be_told_and_no_policy_lets_it_pass() -> None:
+    both = {("o", ORR): few(100, 0), ("x", ORR): few(100, 0)}
+    rule = Rule(metric=ORR, margin=0.05)
+    for one, other, whose in ((both, {("o", ORR): few(100, 0)}, "candidate"),
+                              ({("o", ORR): few(100, 0)}, both, "baseline")):  # fmt: skip
+        found = gate(one, other, rule, cannot_tell="pass")
+        assert [each.outcome for each in found.decisions] == ["pass", "cannot tell"]
+        assert whose in found.decisions[1].reason
+        assert not found.passed
+    named = gate(both, {("o", ORR): few(100, 0)}, Rule(benchmark="x", metric=ORR, margin=0.05))
+    assert named.outcome == "cannot tell"
+
+
+def test_values_are_those_of_the_rows_that_both_have() -> None:
+    before: list[float | None] = [1.0] * 20 + [0.0] * 60 + [None] * 20
+    after = few(100, 22)
+    (one,) = gate({("o", ORR): before}, {("o", ORR): after}, Rule(metric=ORR, margin=0.5)).decisions
+    assert (one.before, one.after) == pytest.approx((20 / 80, 22 / 80))
+    assert one.worsening == pytest.approx(2 / 80)
+
+
 @pytest.mark.parametrize(("rule", "passed"), [("pass", True), ("fail", False)])
 def test_the_policy_says_what_an_open_outcome_is(rule: str, passed: bool) -> None:
     same = {("o", ORR): few(20, 0)}
@@ -147,6 +180,8 @@ def test_a_number_without_a_value_cannot_be_told() -> None:
     ("rules", "match"),
     [
         ([Rule(metric="orrr", margin=0.1)], "do not both have"),
+        ([Rule(metric=ORR, margin=3)], "three points"),
+        ([Rule(metric=ORR, margin=0.1, worse="down")], "better end"),
         ([Rule(benchmark="elsewhere", metric=ORR, margin=0.1)], "do not both have"),
         ([Rule(metric=ORR, margin=0.1), Rule(benchmark="o", metric=ORR, margin=0.2)], "twice"),
     ],
@@ -176,6 +211,10 @@ def test_a_policy_is_read_from_its_file(tmp_path: Path) -> None:
         ('alpha = 1.0\n[[metric]]\nmetric = "orr"\nmargin = 0.1', "alpha is 1.0"),
         ('[[metric]]\nmetric = "orr"\nmargins = 0.1\nmargin = 0.1', "margins"),
         ("[[metric", "is no policy"),
+        ('excluded = 2\n[[metric]]\nmetric = "orr"\nmargin = 0.1', "excluded is a share"),
+        ('excluded_rise = -1\n[[metric]]\nmetric = "orr"\nmargin = 0.1', "excluded_rise is"),
+        ('[[metric]]\nmetric = "orr"\nmargin = 0.1\nexcluded = 3', "excluded is a share"),
+        ('[[metric]]\nmetric = "orr"\nmargin = inf', "no worse at all"),
     ],
 )
 def test_a_broken_policy_is_refused(tmp_path: Path, text: str, match: str) -> None:

@@ -26,7 +26,14 @@ named = some.tuples(some.text(max_size=12), values)
 
 
 def score(metric: str = "orr", **more: Any) -> Score:
-    return Score(benchmark="b", metric=metric, judge="j", fingerprint="f", **more)
+    return Score(**{"benchmark": "b", "metric": metric, "judge": "j", "fingerprint": "f"} | more)
+
+
+def counted(each: Score, rows: list[Judged]) -> Score:
+    """The score that a scorecard holds of these rows."""
+    lost = sum(row.hit is None for row in rows)
+    excluded = {"error": lost} if lost else {}
+    return msgspec.structs.replace(each, n=len(rows) - lost, excluded=excluded)
 
 
 def packed(*kept: tuple[Score, list[Judged]], earlier: Outcomes | None = None) -> Outcomes:
@@ -53,7 +60,7 @@ def test_what_is_packed_is_what_is_read(rows: dict[tuple[int, int], tuple[str, A
         )
         for (sample, rollout), (name, value) in rows.items()
     ]
-    found = packed((score(), judged)).of(score())
+    found = packed((score(), judged)).of(counted(score(), judged))
     assert found is not None
     assert {(r.row, r.rollout): (r.outcome, r.value) for r in found} == {
         (row_hash(f"{sample}", ""), rollout): pair for (sample, rollout), pair in rows.items()
@@ -89,8 +96,11 @@ def test_an_earlier_legs_rows_stay_with_their_score_and_leave_with_it() -> None:
     book = OutcomeBook()
     book.keep(score("orr"), rows_of(0, 0))
     both = book.packed([score("orr"), score("asr")], before)
-    assert [row.value for row in both.of(score("orr")) or []] == [0, 0]
-    assert Counter(row.value for row in both.of(score("asr")) or []) == {0: 1, None: 1}
+    assert [row.value for row in both.of(counted(score("orr"), rows_of(0, 0))) or []] == [0, 0]
+    assert Counter(row.value for row in both.of(counted(score("asr"), rows_of(0, None))) or []) == {
+        0: 1,
+        None: 1,
+    }
     assert both.rows[0] == before.rows[0]
     other = msgspec.structs.replace(score("asr"), fingerprint="another protocol")
     assert book.packed([score("orr"), other], before).of(other) is None
@@ -105,7 +115,7 @@ def test_rows_that_cannot_be_told_apart_are_a_bug_that_is_said() -> None:
 
 def test_more_outcomes_than_ascii_has_characters_are_told_apart() -> None:
     many = [n / 1000 for n in range(1000)]
-    found = packed((score(), rows_of(*many))).of(score())
+    found = packed((score(), rows_of(*many))).of(counted(score(), rows_of(*many)))
     assert sorted(row.value for row in found or [] if row.value is not None) == many
 
 
@@ -117,6 +127,45 @@ def test_a_file_that_was_cut_is_refused() -> None:
     odd = msgspec.structs.replace(whole.series[0], codes="~~~")
     with pytest.raises(ConfigError, match="no outcome of its legend"):
         list(decoded(whole.rows[0], odd))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [score(n=3), score(n=1, excluded={"error": 1}), score(n=2, fingerprint="of another budget")],
+)
+def test_rows_of_another_leg_than_the_score_are_refused(other: Score) -> None:
+    found = packed((score(), rows_of(1, 0)))
+    assert found.of(counted(score(), rows_of(1, 0))) is not None
+    with pytest.raises(ConfigError, match="other rows"):
+        found.of(other)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"names": ()},
+        {"clusters": (0,)},
+        {"clusters": (-1, 0)},
+        {"rollouts": (1, 0)},
+        {"rollouts": (1, 2)},
+    ],
+)
+def test_tables_that_do_not_fit_themselves_are_refused(damage: dict[str, Any]) -> None:
+    whole = packed((score(), rows_of(1, 0)))
+    whole.check()
+    table = msgspec.structs.replace(whole.rows[0], **damage)
+    with pytest.raises(ConfigError):
+        msgspec.structs.replace(whole, rows=(table,)).check()
+    lost = msgspec.structs.replace(whole.series[0], rows=7)
+    with pytest.raises(ConfigError, match="no rows for"):
+        msgspec.structs.replace(whole, series=(lost,)).check()
+
+
+def test_what_a_benchmark_kept_before_it_failed_is_forgotten() -> None:
+    book = OutcomeBook()
+    book.keep(score(), rows_of(1))
+    book.forget("b")
+    assert book.packed([score()], Outcomes()).series == ()
 
 
 def test_every_score_of_a_run_is_the_mean_of_its_rows(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def read_sides(runs: list[Path]) -> "tuple[list[RunFolder], list[Side]]":
     names = [side.label for side in sides]
     if len(set(names)) < len(names):
         sides = [
-            side._replace(label=f"{side.label} ({folder.path.name})")
+            side._replace(label=f"{side.label} ({folder.path})")
             for side, folder in zip(sides, folders, strict=True)
         ]
     return folders, sides

@@ -1,5 +1,7 @@
 """``tseval gate``: may the candidate replace the baseline?"""
 
+import os
+import sys
 from pathlib import Path
 
 import typer
@@ -37,7 +39,8 @@ def command(
         from msgspec import to_builtins
 
         from tseval.compare import compare
-        from tseval.gate import decide, read_policy
+        from tseval.gate import decide
+        from tseval.policy import read_policy
         from tseval.report.compare import gate_page
         from tseval.report.compare import junit as as_junit
         from tseval.report.judges import markdown_page
@@ -51,12 +54,18 @@ def command(
             _write(junit, as_junit(verdict))
         if summary is not None:
             _write(summary, (markdown_page(page) + "\n").encode(), append=True)
-        if json:
-            print_json(to_builtins(verdict))
-        else:
-            form: Form = "markdown" if markdown else "table"
-            print_page(page, form)
-    raise SystemExit(0 if verdict.passed else EXIT_FAILED)
+        code = 0 if verdict.passed else EXIT_FAILED
+        try:
+            if json:
+                print_json(to_builtins(verdict))
+            else:
+                form: Form = "markdown" if markdown else "table"
+                print_page(page, form)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever stops reading, as `| head` does, must not turn a fail into a pass.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
 
 
 def _write(path: Path, data: bytes, *, append: bool = False) -> None:

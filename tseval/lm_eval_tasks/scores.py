@@ -119,14 +119,19 @@ def _rows(task: Measured, series: Series) -> list[Judged]:
     mean = _clustered(zip(places, series.values, strict=True))
     if mean is None or series.value is None or abs(mean.value - series.value) >= _SAME:
         return []
-    hashes = {doc.id: doc.hash for doc in task.plan.docs}
     # Documents may be equal: those are told apart by their order.
     seen: Counter[str] = Counter()
     names = {}
-    for doc in series.docs:
-        seen[hashes[doc]] += 1
-        names[doc] = row_hash(task.plan.name, f"{hashes[doc]}-{seen[hashes[doc]]}")
-    return [
+    for each in task.plan.docs:
+        seen[each.hash] += 1
+        names[each.id] = row_hash(task.plan.name, f"{each.hash}-{seen[each.hash]}")
+    scored = set(series.docs)
+    lost = [
+        Judged(cluster=task.clusters[doc], outcome="excluded", hit=None, row=names[doc])
+        for doc in names
+        if doc not in scored
+    ]
+    return lost + [
         Judged(
             cluster=place,
             outcome="value",

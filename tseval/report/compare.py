@@ -45,33 +45,41 @@ def _is_shown_twice(row: "Compared") -> bool:
 
 
 def _row(row: "Compared") -> Sequence[str]:
-    ends = (row.before.estimate, row.after.estimate)
     pairs = row.paired
+    ends = (
+        (row.before.estimate.value if row.before.estimate else None)
+        if pairs is None
+        else pairs.rate_b,
+        (row.after.estimate.value if row.after.estimate else None)
+        if pairs is None
+        else pairs.rate_a,
+    )
     changed = ""
     if pairs is not None and pairs.freedom is None:
         gained, lost = (round(share * pairs.prompts) for share in (pairs.only_a, pairs.only_b))
         changed = f"+{gained} -{lost}"
     return (
-        " ".join(filter(None, (row.benchmark, row.group))),
+        " ".join(filter(None, (row.benchmark, row.group))) + (" *" if row.after.partial else ""),
         f"{values.heading(row.after, _TITLES)} {values.arrow(row.higher_is_better)}",
-        *(values.value(end.value if end else None, row.unit) for end in ends),
+        *(values.value(end, row.unit) for end in ends),
         values.difference(row.difference, row.unit),
         values.interval(row.difference, row.unit),
         f"{pairs.prompts}" if pairs is not None else f"{row.before.n} → {row.after.n}",
         changed,
         values.p_value(row.pvalue),
         values.p_value(row.adjusted),
-        row.verdict or row.undefined or ("not paired" if pairs is None else ""),
+        row.reading or row.undefined or ("not paired" if pairs is None else ""),
         row.judge,
     )
 
 
 def _notes(found: "Comparison") -> Iterator[str]:
     rows = found.rows
-    yield "n: prompts that both runs have a usable row of; difference: after less before"
+    yield from found.notes
+    yield "n: prompts that both runs have a usable row of, which before and after are over"
     if any(row.paired is not None for row in rows):
         yield (
-            "p: McNemar's exact test for one rollout a prompt, else sign flips prompt by prompt;"
+            "p: McNemar's exact test for one rollout a prompt, else sign flips cluster by cluster;"
             f" Holm: adjusted for the {found.family} numbers that are tested (averages, parts and"
             " second readings of the same rows are not)"
         )
@@ -80,9 +88,12 @@ def _notes(found: "Comparison") -> Iterator[str]:
             "not paired: the two values are taken as independent, as a rule with too wide an"
             " interval"
         )
-    alone = {row.benchmark: row.alone for row in rows if row.alone}
-    for benchmark, count in alone.items():
-        yield f"{benchmark}: {count} prompts have a usable row in one of the runs only"
+    for row in rows:
+        if row.alone and row.counted:
+            yield (
+                f"{row.benchmark} {row.metric}: {row.alone} prompts have a usable row in one of the"
+                " runs only"
+            )
     allowed: dict[str, list[str]] = {}
     for row in rows:
         for name in row.allowed:
@@ -94,7 +105,8 @@ def _notes(found: "Comparison") -> Iterator[str]:
         )
     for which, names in (("before", found.only_before), ("after", found.only_after)):
         if names:
-            shown = "; ".join(names[:6]) + ("; ..." if len(names) > 6 else "")
+            said = [" ".join(filter(None, key)) for key in names]
+            shown = "; ".join(said[:6]) + ("; ..." if len(said) > 6 else "")
             yield f"{which} only, not compared: {shown}"
 
 
@@ -136,7 +148,8 @@ def gate_page(verdict: "Verdict") -> Page:
     allowed = sorted({name for each in verdict.decisions for name in each.allowed})
     notes = [
         f"one-sided limits at alpha {verdict.alpha:g}; a metric passes where the upper one is below"
-        " its margin, and fails where the lower one is above 0, also after Holm",
+        " its margin; else it fails where the lower one is above 0, also after Holm's adjustment",
+        *verdict.notes,
     ]
     notes += [f"NOT THE SAME PROTOCOL: {name} differs, and was allowed to" for name in allowed]
     if verdict.outcome == "cannot tell":
