@@ -12,7 +12,8 @@ import pytest
 ORDER = (
     *("errors", "workers", "types", "measurements"),
     *("hookspecs", "formats", "thinking", "requests", "stances", "roles", "wrapping"),
-    *("stats", "stats_compare", "stats_paired", "stats_agreement", "stats_judge", "metrics", "outcomes", "power"),
+    *("stats", "stats_compare", "stats_paired", "stats_agreement"),
+    *("stats_judge", "metrics", "outcomes", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
     *("kinds", "plugins", "journal_index", "journal", "readback", "arrays"),
