@@ -2,22 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
 from typing import NamedTuple
 
 from msgspec import Struct
 
+from .compare import match
 from .deliberation import DeliberationCard, Finding, deliberation
 from .errors import ConfigError, NotComparable
-from .judgement.agreement import journal_gap
-from .judgement.pairs import paired_difference, paired_rates, read_pairable
-from .judgement.rows import judgements_of, read_rows
+from .outcomes import Outcomes
 from .protocol import differing
-from .roles import MetricSpec
 from .runfolder import RunFolder, Scorecard
+from .stats_compare import independent
 from .types import Estimate, Score, Unit
-
-_LEVEL = 0.95
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -74,9 +70,7 @@ class _Named(NamedTuple):
     scorecard: Scorecard
 
 
-def all_changes(
-    baseline: RunFolder, candidate: RunFolder, metrics: Mapping[str, object]
-) -> list[Changes]:
+def all_changes(baseline: RunFolder, candidate: RunFolder) -> list[Changes]:
     """Compare what two runs have in common: scores, and deliberation scorecards.
 
     Arguments are those of :func:`score_changes`.
@@ -88,19 +82,16 @@ def all_changes(
     probed = any(folder.measurements() for folder in (baseline, candidate))
     cards = [folder.scorecard() for folder in (baseline, candidate)]
     there, here = ({_place(s) for s in card.scores if _plain(card, s)} for card in cards)
-    found = [] if probed and not there & here else [score_changes(baseline, candidate, metrics)]
-    return [*found, *changes_between(baseline, candidate, metrics)] if probed else found
+    found = [] if probed and not there & here else [score_changes(baseline, candidate)]
+    return [*found, *changes_between(baseline, candidate)] if probed else found
 
 
-def changes_between(
-    baseline: RunFolder, candidate: RunFolder, metrics: Mapping[str, object]
-) -> list[Changes]:
+def changes_between(baseline: RunFolder, candidate: RunFolder) -> list[Changes]:
     """Compare the deliberation scorecards of two runs.
 
     Args:
         baseline: The run before: the base model, or the model without a defence.
         candidate: The run after.
-        metrics: Registered metrics by name.
 
     Returns:
         A comparison for each judge that both runs have.
@@ -117,7 +108,7 @@ def changes_between(
             f" {', '.join(after)} here)",
             hint=f"tseval judge {baseline.path} --judge {next(iter(after))}",
         )
-    return [_compared(before[judge], after[judge], metrics) for judge in shared]
+    return [_compared(before[judge], after[judge]) for judge in shared]
 
 
 def _sides(folder: RunFolder) -> dict[str, _Side]:
@@ -131,12 +122,13 @@ def _sides(folder: RunFolder) -> dict[str, _Side]:
     return {card.judge: _Side(folder, scorecard, card) for card in cards}
 
 
-def _compared(before: _Side, after: _Side, metrics: Mapping[str, object]) -> Changes:
+def _compared(before: _Side, after: _Side) -> Changes:
     _require_alike(before, after)
     there = {(row.key, row.title): row for row in before.card.findings}
     here = {(row.key, row.title): row for row in after.card.findings}
+    outcomes = before.folder.outcomes(), after.folder.outcomes()
     rows = [
-        _change(there[at], row, _paired(row, before, after, metrics))
+        _change(there[at], row, _paired(_score(before, row), _score(after, row), outcomes))
         for at, row in here.items()
         if at in there
     ]
@@ -174,15 +166,12 @@ def _named(side: "_Side | _Named") -> str:
 # -- benchmarks of prompts and of questions
 
 
-def score_changes(
-    baseline: RunFolder, candidate: RunFolder, metrics: Mapping[str, object]
-) -> Changes:
+def score_changes(baseline: RunFolder, candidate: RunFolder) -> Changes:
     """Compare the scores of two runs, benchmark by benchmark; probes and averages are left out.
 
     Args:
         baseline: The run before: the base model, or the model without a defence.
         candidate: The run after.
-        metrics: Registered metrics by name.
 
     Raises:
         ConfigError: No score is common to both.
@@ -206,11 +195,11 @@ def score_changes(
             if place[0] not in fields[name]:
                 fields[name].append(place[0])
     _refuse_different(fields, baseline, candidate)
-    rows = [read_pairable(folder, card) for folder, card in sides]
+    outcomes = baseline.outcomes(), candidate.outcomes()
     several = len({place[3] for place in shared if place[3]}) > 1
     changes = []
     for place in shared:
-        paired = paired_difference(rows, there[place], here[place], metrics)
+        paired = _paired(there[place], here[place], outcomes)
         changes.append(_changed_score(there[place], here[place], paired, several))
     sides_named = [_Named(folder, card) for folder, card in sides]
     return Changes(
@@ -323,46 +312,23 @@ def _change(there: Finding, here: Finding, paired: Estimate | None) -> Change:
     )
 
 
-def independent(before: Estimate, after: Estimate) -> Estimate:
-    """Estimate the difference of two independent values from their intervals.
-
-    Source: Zou and Donner (2008), Statistics in Medicine 27:1693 (MOVER).
-    """
-    value = after.value - before.value
-    below = sqrt((after.value - after.low) ** 2 + (before.high - before.value) ** 2)
-    above = sqrt((after.high - after.value) ** 2 + (before.value - before.low) ** 2)
-    return Estimate(
-        value=value,
-        low=value - below,
-        high=value + above,
-        level=_LEVEL,
-        method="independent (mover)",
-    )
-
-
 def _paired(
-    row: Finding, before: _Side, after: _Side, metrics: Mapping[str, object]
+    there: Score | None, here: Score | None, outcomes: tuple[Outcomes, Outcomes]
 ) -> Estimate | None:
-    """Pair the rollouts of both runs by their prompts; None where their records do not allow it.
-
-    They do for benchmarks of prompts with one rollout a prompt, where both journals are there.
-    """
-    metric = metrics.get(row.source[1])
-    if not isinstance(metric, MetricSpec) or row.source[2] == "average":
+    """Pair the rows of two scores by prompt; None where they are no means over rows."""
+    if there is None or here is None:
         return None
-    outcomes = []
-    for side in (before, after):
-        score = _score(side, row)
-        rows = read_rows(side.folder) if side.folder.journal.is_dir() else []
-        if score is None or journal_gap(rows, side.scorecard):
-            return None
-        hits: dict[str, list[float | None]] = defaultdict(list)
-        for each in judgements_of(rows, score, metric, {}):
-            hits[each.cluster].append(each.hit)
-        if any(len(each) > 1 for each in hits.values()):
-            return None
-        outcomes.append({cluster: each[0] for cluster, each in hits.items()})
-    return paired_rates(outcomes[0], outcomes[1])
+    matched = match(*(each.of(s) for each, s in zip(outcomes, (there, here), strict=True)))
+    if matched is None or not matched.samples:
+        return None
+    found = matched.paired().interval()
+    return Estimate(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        level=found.level,
+        method=f"paired ({found.method}, {len(matched.samples)} prompts)",
+    )
 
 
 def _score(side: _Side, row: Finding) -> Score | None:

@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from .before_after import independent
 from .errors import ConfigError, NotComparable
 from .outcomes import Outcomes, RowOutcome, SeriesKey, key_of
 from .protocol import differing
 from .runfolder import RunFolder, Scorecard
-from .stats_compare import holm
+from .stats_compare import holm, independent
 from .stats_paired import Paired, paired
 from .types import Estimate, Score, Unit
 

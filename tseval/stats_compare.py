@@ -91,6 +91,23 @@ def tango_limits(only_a: float, only_b: float, n: float, z: float) -> tuple[floa
     return -_tango_upper(only_b, only_a, n, z), _tango_upper(only_a, only_b, n, z)
 
 
+def independent(before: Estimate, after: Estimate) -> Estimate:
+    """Estimate the difference of two independent values from their intervals.
+
+    Source: Zou and Donner (2008), Statistics in Medicine 27:1693 (MOVER).
+    """
+    value = after.value - before.value
+    below = sqrt((after.value - after.low) ** 2 + (before.high - before.value) ** 2)
+    above = sqrt((after.high - after.value) ** 2 + (before.value - before.low) ** 2)
+    return Estimate(
+        value=value,
+        low=value - below,
+        high=value + above,
+        level=before.level,
+        method="independent (mover)",
+    )
+
+
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Return the two-sided exact p-value that a and b succeed equally often on the same rows.
 

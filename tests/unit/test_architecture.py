@@ -22,8 +22,9 @@ ORDER = (
     *("scoring", "answer_scores", "card_benchmark", "reasoning", "prompt_benchmark"),
     *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "pilot_log", "pilot", "forecast"),
+    *("compare", "flips", "policy", "gate"),
     *("readings", "deliberation_rows", "deliberation", "before_after"),
-    *("compare", "flips", "policy", "gate", "leaderboard", "report"),
+    *("leaderboard", "report"),
     *("scripts", "intervention_checks", "testing"),
     *("models", "interventions", "probes", "train", "cli"),
 )

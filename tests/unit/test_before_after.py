@@ -10,7 +10,7 @@ from tests.support.measured import estimate, measurement, number
 from tests.support.panel_judges import Plain, Quiet, registry_with
 from tests.support.sessions import finish
 from tests.unit.test_report import card, score
-from tseval.before_after import Changes, changes_between, independent
+from tseval.before_after import Changes, changes_between
 from tseval.errors import ConfigError, NotComparable
 from tseval.measurements import Measurement, MeasureSpec, Number
 from tseval.protocol import fingerprint
@@ -21,7 +21,7 @@ from tseval.runfolder import Manifest, RunFolder
 from tseval.runner import run
 from tseval.scripts import Call
 from tseval.spec import RunSpec
-from tseval.stats_compare import tango_interval
+from tseval.stats_compare import independent, tango_interval
 from tseval.testing import ScriptedBackend
 from tseval.types import Estimate
 
@@ -76,7 +76,7 @@ def probe(value: float, *, low: float = 0.1, high: float = 0.1, **more: Any) -> 
 
 
 def between(before: RunFolder, after: RunFolder) -> Changes:
-    (only,) = changes_between(before, after, {})
+    (only,) = changes_between(before, after)
     return only
 
 
@@ -169,7 +169,7 @@ def test_runs_of_other_protocols_are_not_compared_and_the_fields_are_named(tmp_p
     before = folder(tmp_path / "a", probe(0.9), budget=96)
     after = folder(tmp_path / "b", probe(0.8), budget=512)
     with pytest.raises(NotComparable, match=r"thinking\.budget \(first_token\)") as caught:
-        changes_between(before, after, {})
+        changes_between(before, after)
     assert caught.value.exit_code == 4
 
 
@@ -178,27 +178,27 @@ def test_other_constants_of_a_probe_are_found_without_a_score(tmp_path: Path) ->
     before = folder(tmp_path / "a", probe(0, numbers=quiet, settings={"scale": "smoke"}))
     after = folder(tmp_path / "b", probe(0, numbers=quiet, settings={"scale": "standard"}))
     with pytest.raises(NotComparable, match=r"settings\.scale \(first_token\)"):
-        changes_between(before, after, {})
+        changes_between(before, after)
 
 
 def test_runs_without_a_common_judge_are_told_how_to_get_one(tmp_path: Path) -> None:
     before = folder(tmp_path / "a", probe(0.9, judge="wildguard"))
     after = folder(tmp_path / "b", probe(0.8))
     with pytest.raises(NotComparable, match="wildguard there, refusal-rules here") as caught:
-        changes_between(before, after, {})
+        changes_between(before, after)
     assert "tseval judge" in caught.value.hint
     assert "--judge refusal-rules" in caught.value.hint
 
 
 def test_each_common_judge_has_a_comparison(tmp_path: Path) -> None:
     both = [probe(0.9), probe(0.8, judge="wildguard")]
-    found = changes_between(folder(tmp_path / "a", *both), folder(tmp_path / "b", *both), {})
+    found = changes_between(folder(tmp_path / "a", *both), folder(tmp_path / "b", *both))
     assert [each.judge for each in found] == ["refusal-rules", "wildguard"]
 
 
 def test_a_run_without_probes_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no probe of the deliberation scorecard"):
-        changes_between(folder(tmp_path / "a"), folder(tmp_path / "b", probe(0.9)), {})
+        changes_between(folder(tmp_path / "a"), folder(tmp_path / "b", probe(0.9)))
 
 
 # -- paired
@@ -232,9 +232,8 @@ def made(path: Path, share: float) -> RunFolder:
 
 
 def test_rates_over_the_same_prompts_are_paired(tmp_path: Path) -> None:
-    registry, _ = registry_with(Plain("plain"))
     before, after = made(tmp_path / "a", 0.6), made(tmp_path / "b", 0.2)
-    (found,) = changes_between(before, after, registry.metrics)
+    (found,) = changes_between(before, after)
     (rate,) = [change for change in found.changes if change.key == "orr"]
     assert rate.before is not None
     assert rate.after is not None
@@ -250,13 +249,10 @@ def test_rates_over_the_same_prompts_are_paired(tmp_path: Path) -> None:
     assert rate.difference.high - rate.difference.low < loose.high - loose.low
 
 
-def test_without_a_journal_the_runs_are_taken_as_independent(tmp_path: Path) -> None:
-    import shutil
-
-    registry, _ = registry_with(Plain("plain"))
+def test_without_the_outcomes_of_rows_the_runs_are_taken_as_independent(tmp_path: Path) -> None:
     before, after = made(tmp_path / "a", 0.6), made(tmp_path / "b", 0.2)
-    shutil.rmtree(before.path / "journal")
-    (found,) = changes_between(before, after, registry.metrics)
+    (before.path / "outcomes.json").unlink()
+    (found,) = changes_between(before, after)
     (rate,) = [change for change in found.changes if change.key == "orr"]
     assert rate.difference is not None
     assert rate.difference.method == "independent (mover)"

@@ -43,7 +43,7 @@ def measured(folder: Path, script: Callable[[Call], str], **more: Any) -> RunFol
 
 
 def between(before: RunFolder, after: RunFolder) -> Changes:
-    return score_changes(before, after, registry().metrics)
+    return score_changes(before, after)
 
 
 def row(found: Changes, title: str) -> Change:
@@ -66,10 +66,8 @@ def test_the_difference_of_a_rate_is_paired_by_prompt(tmp_path: Path) -> None:
     # Nested shares: no prompt is refused before and not after.
     wanted = tango_interval(0, fewer, 24)
     assert found.difference is not None
-    assert (found.difference.value, found.difference.low, found.difference.high) == (
-        wanted.value,
-        wanted.low,
-        wanted.high,
+    assert (found.difference.value, found.difference.low, found.difference.high) == pytest.approx(
+        (wanted.value, wanted.low, wanted.high)
     )
     assert found.difference.method == "paired (tango, 24 prompts)"
     assert (found.n_before, found.n_after, found.reading) == (24, 24, "Better.")
@@ -92,30 +90,28 @@ def test_answers_to_questions_are_paired_too(tmp_path: Path) -> None:
     found = row(between(before, after), "gsm8k, pass@1")
     wanted = tango_interval(0, 5, 20)
     assert found.difference is not None
-    assert (found.difference.low, found.difference.high) == (wanted.low, wanted.high)
+    assert (found.difference.low, found.difference.high) == pytest.approx((wanted.low, wanted.high))
     assert found.difference.method.startswith("paired")
     assert found.reading == "Worse."
 
 
-def test_several_rollouts_of_a_prompt_are_taken_as_independent_and_said(tmp_path: Path) -> None:
+def test_several_rollouts_of_a_prompt_are_paired_by_their_means(tmp_path: Path) -> None:
     before = measured(tmp_path / "before", refuses(0.3), rollouts=2)
     after = measured(tmp_path / "after", refuses(0.8), rollouts=2)
+    one = row(between(before, after), "quick_harmful, asr_nonrefusal")
+    assert one.difference is not None
+    assert one.difference.method == "paired (tango, 24 prompts)"
+
+
+def test_without_the_outcomes_of_rows_the_runs_are_taken_as_independent(tmp_path: Path) -> None:
+    before = measured(tmp_path / "before", refuses(0.3))
+    after = measured(tmp_path / "after", refuses(0.8))
+    (after.path / "outcomes.json").unlink()
     found = between(before, after)
-    one = row(found, "quick_harmful, asr_nonrefusal")
+    one = row(found, "quick_benign, orr")
     assert one.difference is not None
     assert one.difference.method == "independent (mover)"
     assert any(note.startswith("differences marked 'independent'") for note in found.notes)
-
-
-def test_without_a_journal_there_are_no_pairs(tmp_path: Path) -> None:
-    import shutil
-
-    before = measured(tmp_path / "before", refuses(0.3))
-    after = measured(tmp_path / "after", refuses(0.8))
-    shutil.rmtree(after.journal)
-    one = row(between(before, after), "quick_benign, orr")
-    assert one.difference is not None
-    assert "independent" in one.difference.method
 
 
 def test_scores_of_different_protocols_are_not_compared(tmp_path: Path) -> None:
@@ -129,7 +125,7 @@ def test_runs_without_a_common_score_are_said(tmp_path: Path) -> None:
     before = measured(tmp_path / "before", refuses(0.3), benchmarks=("quick_harmful",))
     after = measured(tmp_path / "after", refuses(0.8), benchmarks=("quick_benign",))
     with pytest.raises(ConfigError, match="have no score in common"):
-        all_changes(before, after, registry().metrics)
+        all_changes(before, after)
 
 
 def test_show_compares_runs_that_have_no_probe(

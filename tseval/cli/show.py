@@ -80,10 +80,9 @@ def command(
 
 def _changes(against: Path, folder: "RunFolder") -> "list[Changes]":
     from tseval.before_after import all_changes
-    from tseval.plugins import load_registry
     from tseval.runfolder import RunFolder
 
-    return all_changes(RunFolder.load(against), folder, load_registry().metrics)
+    return all_changes(RunFolder.load(against), folder)
 
 
 def _write(folder: "RunFolder", path: Path, changes: "list[Changes]") -> None:

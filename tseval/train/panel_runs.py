@@ -161,7 +161,7 @@ class PanelRuns:
         before = RunFolder.load(self._folder.panel / "final-before")
         name = f"final-after-{_digest(adapter)[:8]}"
         after = self._measure(self._adapted(adapter), "final", name)
-        found = score_changes(before, after, self._registry.metrics)
+        found = score_changes(before, after)
         self._update(final=found.changes, notes=(*found.notes, *self._lost(before, after)))
         shutil.rmtree(self._folder.panel / "adapters", ignore_errors=True)
 
