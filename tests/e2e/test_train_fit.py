@@ -17,6 +17,7 @@ from tseval.requests import ModelSpec, ScoringRequest
 from tseval.train import sft
 from tseval.train.job import Job, TrainFolder
 from tseval.train.records import Example, Fit, Gathered, Recipe
+from tseval.train.stepping import checkpoints, step_of
 from tseval.types import Message
 
 pytestmark = pytest.mark.model
@@ -30,6 +31,22 @@ from tests.e2e.test_train_fit import SHORT
 from tests.unit.test_train_sft import GATHERED, job
 from tseval.train import sft
 sft.fit(GATHERED, job(Path(sys.argv[1]), Path(sys.argv[2]), SHORT, dropout=0.0))
+"""
+LOOKING = """
+import sys
+from pathlib import Path
+from tests.unit.test_train_sft import FIT, GATHERED, job
+from tseval.train import sft, together
+first = together.rank_of_process() == 0
+def look(step, folder):
+    if not first:
+        raise AssertionError("only the first process looks")
+    print("looked", step, flush=True)
+    if step == 4 and "kill" in sys.argv:
+        raise KeyboardInterrupt
+    return "enough" if step == 4 else ""
+model, out = map(Path, sys.argv[1:3])
+sft.fit(GATHERED, job(model, out, FIT, dropout=0.0, look=look, look_steps=2))
 """
 SHORT = msgspec.structs.replace(FIT, max_steps=3)
 
@@ -80,18 +97,39 @@ def test_two_processes_fit_the_same_adapter_as_one(tmp_path: Path) -> None:
     one = sft.fit(GATHERED, job(model, tmp_path / "one", SHORT, dropout=0.0))
     # Made before there are two that would make it.
     two = job(model, tmp_path / "two", SHORT, dropout=0.0)
-    script = tmp_path / "process.py"
-    script.write_text(PROCESS)
+    done = launched(tmp_path, PROCESS, str(model), str(two.folder.path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_equal(two.folder.adapter, one.adapter)
+
+
+@pytest.mark.slow
+def test_two_processes_look_and_stop_together_also_where_they_go_on(tmp_path: Path) -> None:
+    model = save_tiny("llama", tmp_path / "model")
+    made = job(model, tmp_path / "out", FIT, dropout=0.0)
+    arguments = (str(model), str(made.folder.path))
+    killed = launched(tmp_path, LOOKING, *arguments, "kill")
+    assert killed.returncode != 0
+    assert killed.stdout.split("\n")[:2] == ["looked 2", "looked 4"]
+    again = launched(tmp_path, LOOKING, *arguments)
+    assert again.returncode == 0, again.stderr[-2000:]
+    # The look that the kill cut short is taken again, and ends the training of both.
+    assert again.stdout == "looked 4\n"
+    assert [step_of(path) for path in checkpoints(made.folder.checkpoints)] == [2, 4]
+    assert (made.folder.adapter / "adapter_model.safetensors").exists()
+
+
+def launched(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as two processes."""
+    script = folder / "process.py"
+    script.write_text(program)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [*launcher, "--nproc_per_node", "2", str(script), str(model), str(two.folder.path)],
+    return subprocess.run(
+        [*launcher, "--nproc_per_node", "2", str(script), *arguments],
         check=False,
         capture_output=True,
         text=True,
         cwd=root,
         env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=120,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert_equal(two.folder.adapter, one.adapter)

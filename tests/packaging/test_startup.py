@@ -34,7 +34,14 @@ def command(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["plan", "--help"],
+        ["train", "thinksafe", "--help"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert {"numpy", "asyncio", *HEAVY} & modules_after(command(*arguments)) == set()

@@ -53,6 +53,8 @@ class Toy:
         steps: Of a fit.
         fits, gathers: How often each was begun.
         evaluated: What it was told not to train on.
+        micro_tokens: The limit of its last fit.
+        looked: Steps that were looked at, of all fits.
         break_at: Called at the beginning of 'gather' and 'fit' and after each step; may raise.
     """
 
@@ -66,6 +68,8 @@ class Toy:
         self.steps = steps
         self.fits = self.gathers = 0
         self.evaluated: tuple[str, ...] = ()
+        self.micro_tokens = 0
+        self.looked: list[int] = []
         self.break_at: Callable[[str], None] = lambda place: None
 
     async def gather(self, session: Session, job: Job) -> Gathered:
@@ -90,12 +94,14 @@ class Toy:
 
     def fit(self, gathered: Gathered, job: Job) -> Fitted:
         self.fits += 1
+        self.micro_tokens = job.recipe.fit.micro_tokens
         self.break_at("fit")
         stopped, step = "", 0
         for step in range(1, self.steps + 1):
             folder = job.folder.checkpoints / f"checkpoint-{step}"
             save_adapter(folder, step)
             if job.look and job.look_steps and step % job.look_steps == 0:
+                self.looked.append(step)
                 stopped = job.look(step, folder)
             self.break_at(f"step {step}")
             if stopped:
@@ -158,6 +164,7 @@ def place_for(
     place = Place(toy, script)
     monkeypatch.setattr(panel_runs, "run", place.run)
     monkeypatch.setattr(weights, "base_of", lambda spec, report: None)
+    monkeypatch.setattr(weights, "identity_of", lambda spec, report: {})
     return place
 
 

@@ -18,10 +18,10 @@ from tests.support.toy_trainer import (
 )
 from tseval.errors import ConfigError, RequestFailed, TrainingError, UnknownName
 from tseval.runfolder import RunFolder
-from tseval.train import flow
+from tseval.train import flow, weights
 from tseval.train.job import TrainFolder
 from tseval.train.panel import benchmarks_of, halves_of
-from tseval.train.records import Recipe
+from tseval.train.records import Fit, Recipe
 
 FAST = {"suites": ("quick",), "prompts": 8}
 
@@ -286,6 +286,42 @@ def test_another_recipe_needs_another_folder(place: Place, shown: Shown, tmp_pat
         train_toy(place, tmp_path / "t", shown, toy_recipe(), fresh=True)
 
 
+def test_a_fit_goes_on_with_another_limit_of_memory(
+    place: Place, shown: Shown, tmp_path: Path
+) -> None:
+    def out_of_memory(where: str) -> None:
+        if where == "step 2":
+            raise TrainingError("memory ran out")
+
+    place.toy.break_at = out_of_memory
+    with pytest.raises(TrainingError):
+        train_toy(place, tmp_path / "t", shown, toy_recipe())
+    place.toy.break_at = lambda where: None
+    smaller = toy_recipe(fit=Fit(micro_tokens=128, micro_batch=1, save_steps=5))
+    folder = train_toy(place, tmp_path / "t", shown, smaller)
+    # The trainer was handed them, and the record says what it was fitted with.
+    assert (place.toy.micro_tokens, folder.record.recipe.fit.micro_tokens) == (128, 128)
+    again = train_toy(place, tmp_path / "t", shown, toy_recipe())
+    assert again.record.recipe.fit.micro_tokens == 128
+
+
+def test_a_model_that_was_swapped_under_its_name_is_refused(
+    place: Place, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_at(where: str) -> None:
+        if where == "fit":
+            raise TrainingError("x")
+
+    place.toy.break_at = break_at
+    with pytest.raises(TrainingError):
+        train_toy(place, tmp_path / "t", shown, toy_recipe())
+    place.toy.break_at = lambda where: None
+    monkeypatch.setattr(weights, "identity_of", lambda spec, report: {"script": "another"})
+    with pytest.raises(ConfigError, match=r"not the one that this training began with \(script\)"):
+        train_toy(place, tmp_path / "t", shown, toy_recipe())
+    assert place.toy.fits == 1
+
+
 def test_a_recipe_that_never_drew_an_answer_blocks_no_folder(
     place: Place, shown: Shown, tmp_path: Path
 ) -> None:
@@ -354,3 +390,18 @@ def test_a_second_process_fits_what_the_first_one_gathered(
     train_toy(place, tmp_path / "t", shown, toy_recipe())
     assert (place.toy.gathers, place.toy.fits) == (1, 2)
     assert (folder.path / "train.json").read_bytes() == before
+
+
+def test_a_second_process_saves_where_the_first_one_looks(
+    place: Place, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = toy_recipe(**FAST, steps=2, alpha=0.0)
+    folder = train_toy(place, tmp_path / "t", shown, recipe)
+    folder.record.status = "fitting"
+    folder.save()
+    place.measured.clear()
+    assert place.toy.looked == [2, 4]
+    monkeypatch.setenv("RANK", "1")
+    train_toy(place, tmp_path / "t", shown, recipe)
+    assert place.toy.looked == [2, 4, 2, 4]
+    assert place.measured == []

@@ -12,7 +12,7 @@ from tests.support.sessions import registry
 from tests.support.tiny_models import save_tiny, tiny_model
 from tseval.errors import ConfigError, TrainingError
 from tseval.models._hf_load import resolve
-from tseval.requests import ModelSpec
+from tseval.requests import ModelSpec, Subject
 from tseval.train import sft, stepping, weights
 from tseval.train.job import Job, TrainFolder
 from tseval.train.losses import StepLoss
@@ -300,6 +300,26 @@ def test_nothing_to_train_on_says_why(model: Path, tmp_path: Path) -> None:
     made = job(model, tmp_path / "out", Fit(max_tokens=10))
     with pytest.raises(TrainingError, match=r"none of 7 examples .*\(7 longer than 10 tokens\)"):
         sft.fit(GATHERED, made)
+
+
+def test_a_base_that_was_swapped_under_its_name_is_not_fitted(model: Path, tmp_path: Path) -> None:
+    made = job(model, tmp_path / "out")
+    found = weights.identity_of(made.recipe.model, made.display.phase)
+    assert "model.safetensors" in found
+    made.folder.record.subject = Subject(name="tiny", identity={**found, "model.safetensors": "x"})
+    with pytest.raises(ConfigError) as caught:
+        sft.fit(GATHERED, made)
+    assert "not the one that this training began with" in caught.value.message
+    assert "(chat_template, model.safetensors, tokenizer)" in caught.value.message
+    assert not stepping.checkpoints(made.folder.checkpoints)
+
+
+def test_what_an_engine_adds_to_an_identity_makes_no_other_model() -> None:
+    began = Subject(name="m", identity={"model": "m", "commit": "1", "quantization": "fp8"})
+    weights.require_same(began, {"model": "m", "commit": "1"})
+    weights.require_same(None, {"model": "m", "commit": "2"})
+    with pytest.raises(ConfigError, match=r"\(commit\)"):
+        weights.require_same(began, {"model": "m", "commit": "2"})
 
 
 def test_a_served_model_and_an_adapter_cannot_be_trained(undisturbed: Undisturbed) -> None:

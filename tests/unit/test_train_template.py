@@ -165,6 +165,15 @@ def test_weights_are_relative_to_their_mean_and_none_leaves_the_row_out() -> Non
     assert dropped == {"weight 0": 1}
 
 
+def test_a_row_that_is_dropped_leaves_each_pool_its_mean_weight() -> None:
+    long = example(weight=1.5, answer="No." * 500)
+    benign = [example(kind="benign", weight=weight) for weight in (0.5, 1.5)]
+    rows, dropped = write_rows([example(weight=0.5), long, *benign], script(templates.PLAIN), 1000)
+    assert dropped == {"longer than 1000 tokens": 1}
+    # One refusal is left: it weighs what the answers weigh on average.
+    assert [(row.benign, row.weight) for row in rows] == [(False, 1.0), (True, 0.5), (True, 1.5)]
+
+
 def test_the_end_is_the_token_at_which_generation_stops_and_the_turn_ends() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = templates.PLAIN

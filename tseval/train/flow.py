@@ -6,7 +6,6 @@ the same command again and it goes on where it died.
 
 import asyncio
 import contextlib
-import os
 import shutil
 import time
 import warnings
@@ -26,6 +25,7 @@ from tseval.runner import open_session
 from .job import Job, TrainFolder
 from .panel_runs import PanelRuns
 from .records import Compute, Fit, Gathered, Recipe
+from .together import rank_of_process
 
 if TYPE_CHECKING:
     from tseval.legs import Display
@@ -71,12 +71,13 @@ def train(
     """
     trainer: Trainer = registry.trainers[recipe.method]
     _check(recipe, trainer, registry, display)
-    if _rank() > 0:
+    if rank_of_process() > 0:
         return _fit_beside(recipe, trainer, registry, display, out)
     _forget_blank(out, recipe)
     folder = TrainFolder.choose(out, recipe, fresh=fresh)
     record = folder.record
     record.command = record.command or command
+    _take_up(folder, recipe, display)
     with _status_kept(folder), _unwarned():
         panel = PanelRuns(folder, registry, display) if recipe.panel.suites else None
         evaluated = panel.halves.prompts if panel is not None else ()
@@ -126,6 +127,25 @@ def _check(recipe: Recipe, trainer: "Trainer", registry: "Registry", display: "D
     for judges in (recipe.judges if card.judges else (), recipe.panel.judges):
         seat_judges(judges, registry, recipe.judge_options)
     base_of(recipe.model, display.phase)
+
+
+def _take_up(folder: TrainFolder, recipe: Recipe, display: "Display") -> None:
+    """Go on by the recipe that is given now, with the model that the training began with.
+
+    What is no part of a recipe's hash may differ: where local data lie, how much fits into memory.
+
+    Raises:
+        ConfigError: Another model stands under the same name.
+    """
+    from .weights import identity_of, require_same
+
+    record = folder.record
+    if record.gathered is not None:
+        require_same(record.subject, identity_of(recipe.model, display.phase))
+    if record.fitted is not None:
+        # What it was fitted with is history.
+        recipe = structs.replace(recipe, fit=record.recipe.fit)
+    record.recipe = recipe
 
 
 def _forget_blank(out: Path, recipe: Recipe) -> None:
@@ -338,11 +358,6 @@ def _panel_compute(folder: TrainFolder, recipe: Recipe) -> Compute:
 # -- several processes
 
 
-def _rank() -> int:
-    """Number of this process among those that `accelerate launch` started."""
-    return int(os.environ.get("RANK") or 0)
-
-
 def _fit_beside(
     recipe: Recipe, trainer: "Trainer", registry: "Registry", display: "Display", out: Path
 ) -> TrainFolder:
@@ -360,5 +375,15 @@ def _fit_beside(
                     break
         time.sleep(_POLL_SECONDS)
     gathered = structs.replace(folder.record.gathered, examples=folder.read_examples())
-    trainer.fit(gathered, Job(folder, registry, display))
+    folder.record.recipe = recipe
+    job = Job(folder, registry, display)
+    if recipe.panel.suites and recipe.panel.steps:
+        # The first process looks. This one stops where that does, and so has to save with it.
+        job.look, job.look_steps = _look_elsewhere, recipe.panel.steps
+    trainer.fit(gathered, job)
     return folder
+
+
+def _look_elsewhere(step: int, adapter: Path) -> str:
+    """Stand for a look that another process takes."""
+    return ""

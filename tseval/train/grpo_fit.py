@@ -1,7 +1,6 @@
 """TRL's GRPOTrainer with this package's prompts, rewards, checkpoints and looks."""
 
 import math
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,15 +19,15 @@ from .records import Example, Fit, Fitted, Gathered, PromptKind, Recipe
 from .rewards import Alarm
 from .sft import (
     copy_adapter,
-    rank_of_process,
     read_log,
     require_libraries,
     said_plainly,
     teller,
 )
-from .stepping import Course, Watch, agree, checkpoints, read_spent, step_of
+from .stepping import Course, Watch, checkpoints, look_again, read_spent, step_of
 from .template import Script
-from .weights import load_student
+from .together import PATIENCE, agree, processes, rank_of_process
+from .weights import load_student, require_same
 
 # Completions of the paper's baseline.
 LONGEST = 16384
@@ -69,6 +68,7 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
         student = load_student(
             recipe.model, recipe.adapter, recipe.fit, job.registry, job.display.phase
         )
+        require_same(job.folder.record.subject, student.subject.identity)
         script = Script(student.text, student.format, recipe.thinking.mode, student.stop_ids)
         settings = fitting(settings, recipe, script, student.context_length)
         asked, dropped = read_asked(gathered.examples, script, settings)
@@ -197,26 +197,33 @@ def _train(
     found = checkpoints(job.folder.checkpoints)
     start = found[-1] if found else None
     done, total = step_of(start) if start else 0, len(watch.course.steps)
+    args = _arguments(
+        job.recipe.fit,
+        policy.settings,
+        job.folder.checkpoints,
+        total,
+        max(len(each.ids) for each in asked),
+        on_cpu=policy.student.device == "cpu",
+    )
     if start is not None:
         job.display.remark(f"going on from step {done} of {total}")
-        # The process before may have been killed before its look had answered.
-        stopped = watch.look(done, start) if watch.looks_at(done) else ""
+        stopped = look_again(watch, start)
         if stopped or done >= total:
             return stopped
-    trainer = make_trainer(asked, policy, rewarder, watch, job)
+    trainer = make_trainer(asked, policy, rewarder, watch, args)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     return watch.stopped
 
 
 def make_trainer(
-    asked: Sequence[Asked], policy: Policy, rewarder: Rewarder, watch: Watch, job: Job
+    asked: Sequence[Asked], policy: Policy, rewarder: Rewarder, watch: Watch, args: Any
 ) -> Any:
     """Build TRL's trainer around a policy and what rewards it."""
     from datasets import Dataset
 
     trl: Any = import_module("trl")
     callbacks: Any = import_module("transformers.trainer_callback")
-    student, fit = policy.student, job.recipe.fit
+    student = policy.student
     by_text = {each.text: list(each.ids) for each in asked}
     rows = [asked[place] for step in watch.course.steps for place in step]
     config = student.model.peft_config["default"]
@@ -259,22 +266,20 @@ def make_trainer(
             if watch.stopped:
                 control.should_training_stop = True
 
-    longest = max(len(each.ids) for each in asked)
     model = student.model.unload()
     # Loading leaves the generation config blank, and TRL reads from it what ends a completion.
     model.generation_config.eos_token_id = sorted(student.stop_ids)
     trainer: Any = Stepping(
         model=model,
         reward_funcs=[rewarder],
-        args=_arguments(fit, policy.settings, job.folder.checkpoints, len(watch.course.steps),
-                        longest, on_cpu=student.device == "cpu"),
+        args=args,
         train_dataset=Dataset.from_dict(
             {"prompt": [row.text for row in rows], "kind": [row.kind for row in rows]}
         ),
         processing_class=student.text.tokenizer,
         callbacks=[Beside()],
         peft_config=config,
-    )  # fmt: skip
+    )
     trainer.remove_callback(callbacks.PrinterCallback)
     named = trainer.model.peft_config["default"]
     named.base_model_name_or_path, named.revision = place, revision
@@ -289,12 +294,11 @@ def _arguments(
 ) -> Any:
     """Arguments of TRL's trainer."""
     trl: Any = import_module("trl")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    size = rollouts_a_pass(fit, settings, longest, processes)
+    size = rollouts_a_pass(fit, settings, longest, processes())
     made: Any = trl.GRPOConfig(
         output_dir=str(folder),
         per_device_train_batch_size=size,
-        gradient_accumulation_steps=fit.batch // processes * settings.generations // size,
+        gradient_accumulation_steps=fit.batch // processes() * settings.generations // size,
         num_generations=settings.generations,
         max_completion_length=settings.completion_tokens,
         temperature=settings.temperature,
@@ -326,6 +330,7 @@ def _arguments(
         disable_tqdm=True,
         seed=fit.seed,
         use_cpu=on_cpu,
+        ddp_timeout=PATIENCE,
     )
     if made.device.type == "cuda":
         # One process takes one device; more are for `accelerate launch`.

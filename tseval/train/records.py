@@ -143,16 +143,28 @@ class Recipe(Struct, frozen=True, kw_only=True):
 
         fields: dict[str, Any] = msgspec.to_builtins(self)
         del fields["data_dirs"], fields["judge_options"], fields["panel"]["data_dirs"]
+        # How much is held in memory at once, and how often it is saved, change no step.
+        for name in ("micro_batch", "micro_tokens", "save_steps"):
+            del fields["fit"][name]
         return fingerprint(fields)
 
 
 class Prompt(Struct, frozen=True, kw_only=True):
-    """A prompt to train on; ``id`` is a hash of its text, ``source`` the file it came from."""
+    """A prompt to train on.
+
+    Attributes:
+        id: Hash of its text.
+        text: What is asked.
+        kind: Which pool.
+        source: File or benchmark it came from.
+        cluster: What its benchmark says it is a variant of; '' if it says nothing.
+    """
 
     id: str
     text: str
     kind: PromptKind
     source: str
+    cluster: str = ""
 
 
 class Example(Struct, frozen=True, kw_only=True):
@@ -303,6 +315,7 @@ class TrainRecord(Struct, kw_only=True):
         subject: Identity of the base model; None until it has been loaded.
         versions: Of tseval, Python and the libraries.
         command: The command line.
+        files: sha256 of every file of prompts or answers, by the name that the recipe has for it.
         gathered: Without its examples, which stand in ``data/train.jsonl``.
         fitted: None until there is an adapter.
         compute: Of every phase.
@@ -317,6 +330,7 @@ class TrainRecord(Struct, kw_only=True):
     subject: Subject | None = None
     versions: dict[str, str] = {}
     command: str = ""
+    files: dict[str, str] = {}
     gathered: Gathered | None = None
     fitted: Fitted | None = None
     compute: list[Compute] = []

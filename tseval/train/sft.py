@@ -1,7 +1,6 @@
 """Fits an adapter on examples: supervised fine-tuning, resumable, with looks on the way."""
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +22,14 @@ from .stepping import (
     checkpoints,
     course,
     is_out_of_memory,
+    look_again,
     make_trainer,
     read_spent,
     step_of,
 )
 from .template import Rows, Script, write_rows
-from .weights import INSTALL, Student, load_student
+from .together import processes, rank_of_process
+from .weights import INSTALL, Student, load_student, require_same
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Entries of a step's log that ``StepLog`` has fields for, or that say nothing.
@@ -40,8 +41,8 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
     """Fit an adapter on what was gathered, going on from the newest checkpoint.
 
     Prompts have no label. A step's loss is one sum over all its labelled positions, divided by
-    their number, however they fall into micro-batches; a row's weight is relative to the mean of
-    all rows. With ``fit.kl`` benign rows are held to the base model instead (forward KL).
+    their number, however they fall into micro-batches; a row's weight is 1 on average over
+    its pool. With ``fit.kl`` benign rows are held to the base model instead (forward KL).
 
     Args:
         gathered: The examples.
@@ -54,7 +55,8 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
     Raises:
         TrainingError: Nothing to train on, memory or disk ran out, the loss is not finite, or a
             library is missing.
-        ConfigError: The recipe cannot be trained as it says.
+        ConfigError: The recipe cannot be trained as it says, or the base model is another one
+            than the answers were drawn from.
         BackendError: The model cannot be loaded.
 
     Source: arXiv 2601.23143, section on training: LoRA, AdamW, cosine, prompts masked.
@@ -103,6 +105,7 @@ def _prepare(gathered: Gathered, job: Job) -> _Prepared:
     """Load the model and write the examples in its own way."""
     recipe, how = job.recipe, job.recipe.fit
     student = load_student(recipe.model, recipe.adapter, how, job.registry, job.display.phase)
+    require_same(job.folder.record.subject, student.subject.identity)
     script = Script(student.text, student.format, recipe.thinking.mode, student.stop_ids)
     most = min(how.max_tokens, student.context_length or how.max_tokens)
     rows = write_rows(gathered.examples, script, most)
@@ -122,7 +125,7 @@ def _prepare(gathered: Gathered, job: Job) -> _Prepared:
         most_tokens=how.micro_tokens,
         pad_id=student.text.pad_id,
         apart=how.kl > 0,
-        share=(rank_of_process(), _processes()),
+        share=(rank_of_process(), processes()),
     )
     return _Prepared(student, rows, passes, collator)
 
@@ -134,10 +137,10 @@ def _train(prepared: _Prepared, watch: Watch, job: Job) -> str:
     start = found[-1] if found else None
     done = step_of(start) if start else 0
     total = len(watch.course.steps)
+    args = arguments(how, folder, total, on_cpu=prepared.student.device == "cpu")
     if start is not None:
         job.display.remark(f"going on from step {done} of {total}")
-        # The process before may have been killed before its look had answered.
-        stopped = watch.look(done, start) if watch.looks_at(done) else ""
+        stopped = look_again(watch, start)
         if stopped or done >= total:
             return stopped
     trainer = make_trainer(
@@ -146,7 +149,7 @@ def _train(prepared: _Prepared, watch: Watch, job: Job) -> str:
         prepared.collator,
         watch,
         how,
-        args=arguments(how, folder, total, on_cpu=prepared.student.device == "cpu"),
+        args=args,
         processing_class=prepared.student.text.tokenizer,
         shape=shape_of(prepared.student.model),
     )
@@ -190,15 +193,6 @@ def copy_adapter(checkpoint: Path, adapter: Path) -> None:
         shutil.copyfile(checkpoint / name, temporary / name)
     shutil.rmtree(adapter, ignore_errors=True)
     temporary.replace(adapter)
-
-
-def rank_of_process() -> int:
-    """Number of this process among those that train together; 0 is the first, or the only one."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def require_libraries() -> None:

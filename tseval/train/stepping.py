@@ -16,6 +16,7 @@ from .cost import Meter, Shape, reading_flops, training_flops
 from .losses import Passes, micro_loss
 from .records import Compute, Fit
 from .template import Row
+from .together import PATIENCE, add_up, agree, processes, rank_of_process
 
 if TYPE_CHECKING:
     from .job import Look
@@ -201,6 +202,7 @@ def arguments(fit: Fit, folder: Path, steps: int, *, on_cpu: bool) -> Any:
             disable_tqdm=True,
             seed=fit.seed,
             use_cpu=on_cpu,
+            ddp_timeout=PATIENCE,
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
@@ -255,7 +257,7 @@ def make_trainer(
                 # Behind the handler, where the failed pass holds no memory any more.
                 inputs = self._smaller(said)
             labelled = inputs["labelled"]
-            _add_up(self.model, [sums], self.args.world_size)
+            add_up(self.model, [sums], self.args.world_size)
             if not torch.isfinite(sums[0]):
                 raise TrainingError(
                     f"the loss is {float(sums[0])} in step {self.state.global_step + 1}",
@@ -364,29 +366,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _add_up(model: Any, more: list[Any], processes: int) -> None:
-    """Add gradients and sums over all processes; each has divided by the labels of them all."""
-    if processes == 1:
-        return
-    import torch
+def look_again(watch: Watch, checkpoint: Path) -> str:
+    """Take the look of a checkpoint that is gone on from; say why to stop, or ''.
 
-    slopes = [p for p in model.parameters() if p.requires_grad]
-    for parameter in slopes:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    together = [*(p.grad for p in slopes), *more]
-    flat: Any = torch.cat([each.flatten().float() for each in together])
-    torch.distributed.all_reduce(flat)
-    for each, part in zip(together, flat.split([t.numel() for t in together]), strict=True):
-        each.copy_(part.view_as(each))
-
-
-def agree(said: str, processes: int) -> str:
-    """Let every process know what the first one decided."""
-    if processes == 1:
-        return said
-    import torch
-
-    box = [said]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+    The process before may have been killed before its look had answered. The first of several
+    processes looks, and the others, which may have no look at all, learn what it decided.
+    """
+    step = step_of(checkpoint)
+    said = watch.look(step, checkpoint) if rank_of_process() == 0 and watch.looks_at(step) else ""
+    return agree(said, processes())

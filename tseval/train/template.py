@@ -24,7 +24,7 @@ class Row(Struct, frozen=True, kw_only=True):
         ids: Prompt and completion, the end-of-turn token included.
         prompt: How many of them are the prompt; none of those has a label.
         benign: Which pool it came from.
-        weight: In the loss, relative to the mean of all.
+        weight: In the loss, 1 on average over its pool.
     """
 
     example: str
@@ -195,8 +195,14 @@ def write_rows(examples: Iterable[Example], script: Script, max_tokens: int) -> 
 
 
 def _evened(rows: Sequence[Row]) -> list[Row]:
-    """Scale weights to a mean of one over the rows, so that they don't change the step size."""
-    total = sum(row.weight for row in rows)
-    if not total or all(row.weight == 1.0 for row in rows):
-        return list(rows)
-    return [structs.replace(row, weight=row.weight * len(rows) / total) for row in rows]
+    """Scale weights to a mean of one over each pool's rows.
+
+    So they change neither the step size nor the balance of refusals and answers, whichever rows
+    were dropped.
+    """
+    means = {
+        benign: sum(pool) / len(pool)
+        for benign in (False, True)
+        if (pool := [row.weight for row in rows if row.benign is benign])
+    }
+    return [structs.replace(row, weight=row.weight / means[row.benign]) for row in rows]

@@ -2,13 +2,14 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import structs
 
 from tseval.errors import ConfigError, TrainingError
 from tseval.formats import ThinkingFormat, choose_format
-from tseval.models._hf_load import Named, load, resolve
+from tseval.models._hf_load import Named, load, model_identity, resolve
 from tseval.models._hf_options import read_options
 from tseval.models._hf_text import Text
 from tseval.models.demo import demo_model
@@ -113,6 +114,30 @@ def base_of(spec: ModelSpec, report: Report) -> Named:
             hint="merge it into its base and name the merged folder",
         )
     return named
+
+
+def identity_of(spec: ModelSpec, report: Report) -> dict[str, str]:
+    """Identify a model's weights without loading them; raises as :func:`base_of`."""
+    return model_identity(base_of(spec, report), report)
+
+
+def require_same(recorded: Subject | None, found: Mapping[str, str]) -> None:
+    """Refuse to go on with another model under the name of the one that a training began with.
+
+    Args:
+        recorded: What it began with; None before anything was drawn.
+        found: Identity of what the name stands for now, or a part of it.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    known = recorded.identity if recorded is not None else found
+    differ = sorted(name for name, value in found.items() if known.get(name) != value)
+    if recorded is not None and differ:
+        raise ConfigError(
+            f"the model is not the one that this training began with ({', '.join(differ)})",
+            hint=f"put the former {recorded.name} back, or give another --out to begin anew",
+        )
 
 
 def with_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
