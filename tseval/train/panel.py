@@ -25,6 +25,7 @@ from tseval.roles import MetricSpec
 from tseval.spec import RunSpec
 from tseval.types import Thinking
 
+from .apart import asked_texts
 from .looks import AxisName
 from .records import Recipe
 
@@ -58,9 +59,9 @@ class Halves(NamedTuple):
 
     @property
     def prompts(self) -> list[str]:
-        """Every prompt that is asked."""
+        """Every prompt that is asked, and the clusters that they are variants of."""
         halves = (*self.selection.values(), *self.final.values())
-        return list(dict.fromkeys(s.prompt for rows in halves for s in rows.samples))
+        return asked_texts(sample for rows in halves for sample in rows.samples)
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:

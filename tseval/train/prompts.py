@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from msgspec import Struct
 
@@ -14,10 +14,10 @@ from tseval.cards import BenchmarkCard, Columns, Source
 from tseval.data import load_rows, prompt_key
 from tseval.errors import ConfigError, DataError
 from tseval.hub import fetch
-from tseval.probes.groups import LEAST_SHARED, SHINGLE_WORDS
 from tseval.tables import SUFFIXES, RawRow, find_file, read_file
 from tseval.tables import kind as sort_of
 
+from .apart import asked_texts, drop_near_duplicates
 from .records import Prompt, PromptKind, Recipe
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 NEAR = "near-duplicate of an evaluated prompt"
 TWICE = "the same prompt twice"
 BOTH = "harmful in one source and benign in another"
-# A wrapped prompt holds what it wraps: this part of an evaluated prompt's shingles, of at least
-# so many, gives it away.
-HELD, LEAST_HELD = 0.8, 6
 
 # Source: arXiv 2502.12025. 40,000 rows: instruction, label (vanilla or adversarial, harmful or
 # benign), and the response of a teacher, of which only trainers that take teachers make use.
@@ -50,7 +47,6 @@ SAFECHAIN = BenchmarkCard(
     default_judge="llama-guard-3",
 )
 
-_WORD = re.compile(r"\w+")
 _LETTERS = re.compile(r"[a-z]+")
 _HARMFUL = frozenset({"harmful", "unsafe"})
 _BENIGN = frozenset({"benign", "harmless", "unharmful", "nonharmful", "safe"})
@@ -136,42 +132,6 @@ def choose(
     return tuple(chosen), dropped
 
 
-def drop_near_duplicates(
-    prompts: Sequence[Prompt], evaluated: Iterable[str]
-) -> tuple[list[Prompt], int]:
-    """Leave out prompts that equal an evaluated one, nearly equal it, or wrap it.
-
-    Exact: no pair is missed. Two texts are near-duplicates where the Jaccard index of their sets
-    of three consecutive words reaches one half, as in ``tseval.probes.groups``; a prompt wraps
-    an evaluated one where it holds four fifths of its at least six shingles. Pairs are not
-    chained: a prompt that is like a dropped prompt only is kept.
-
-    Args:
-        prompts: What might be trained on.
-        evaluated: Texts that are asked in an evaluation.
-
-    Returns:
-        What is left, in the same order, and how many are not.
-    """
-    sets = [_shingles(text) for text in dict.fromkeys(evaluated)]
-    holders: dict[Any, list[int]] = defaultdict(list)
-    for number, shingles in enumerate(sets):
-        for shingle in shingles:
-            holders[shingle].append(number)
-
-    def is_near(prompt: Prompt) -> bool:
-        mine = _shingles(prompt.text)
-        shared = Counter(number for shingle in mine for number in holders.get(shingle, ()))
-        return any(
-            common >= LEAST_SHARED * (len(mine) + len(sets[number]) - common)
-            or (len(sets[number]) >= LEAST_HELD and common >= HELD * len(sets[number]))
-            for number, common in shared.items()
-        )
-
-    kept = [prompt for prompt in prompts if not is_near(prompt)]
-    return kept, len(prompts) - len(kept)
-
-
 def excluded(recipe: Recipe, registry: "Registry") -> list[str]:
     """Read the prompts that ``-T exclude`` keeps out: benchmarks, the first N of one, files.
 
@@ -182,26 +142,35 @@ def excluded(recipe: Recipe, registry: "Registry") -> list[str]:
         ConfigError, DataError: As :func:`read_prompts`.
     """
     found: list[str] = []
-    for part in filter(None, recipe.options.get("exclude", "").split("+")):
-        name, colon, number = part.rpartition(":")
-        limited = bool(colon) and number.isdigit()
-        source = name if limited else part
-        if limited and int(number) < 1:
-            raise ConfigError(f"-T exclude={part} takes no row", hint="NAME:N, or NAME for all")
+    for source, most in excluded_sources(recipe):
         if is_file(source):
-            texts = [text_of(row, PROMPT_FIELDS) for row in rows_of(source)]
+            found += [text_of(row, PROMPT_FIELDS) for row in rows_of(source)][:most]
         else:
             rows = load_rows(_card(source, registry), recipe.data_dirs)
-            texts = [sample.prompt for sample in rows.samples]
-        found += texts[: int(number)] if limited else texts
+            found += asked_texts(rows.samples[:most])
     return found
 
 
-def prompt_of(text: str, kind: PromptKind, source: str) -> Prompt:
+def excluded_sources(recipe: Recipe) -> list[tuple[str, int | None]]:
+    """Name the sources of ``-T exclude``, each with how many of its rows; None: all.
+
+    Raises:
+        ConfigError: It takes no row of one.
+    """
+    found: list[tuple[str, int | None]] = []
+    for part in filter(None, recipe.options.get("exclude", "").split("+")):
+        name, colon, number = part.rpartition(":")
+        limited = bool(colon) and number.isdigit()
+        if limited and int(number) < 1:
+            raise ConfigError(f"-T exclude={part} takes no row", hint="NAME:N, or NAME for all")
+        found.append((name, int(number)) if limited else (part, None))
+    return found
+
+
+def prompt_of(text: str, kind: PromptKind, source: str, cluster: str = "") -> Prompt:
     """Make a prompt of a text that is NFC-normalised and stripped."""
-    return Prompt(
-        id=hashlib.sha256(text.encode()).hexdigest()[:16], text=text, kind=kind, source=source
-    )
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Prompt(id=key, text=text, kind=kind, source=source, cluster=cluster)
 
 
 def kind_of(label: str) -> PromptKind | None:
@@ -297,13 +266,9 @@ def _of_source(
     source: str, kind: PromptKind, recipe: Recipe, registry: "Registry", notes: list[str]
 ) -> list[Prompt]:
     """Read the prompts of one kind from one source."""
+    clusters: dict[str, str] = {}
     if source == SAFECHAIN.name:
-        rows = safechain_rows(recipe.data_dirs)
-        texts = [
-            text_of(row, ("instruction", *PROMPT_FIELDS))
-            for row in rows
-            if (kind_of(str(row.fields.get("label", ""))) or "benign") == kind
-        ]
+        texts = _of_safechain(kind, recipe.data_dirs, notes)
     elif is_file(source):
         texts = [
             text_of(row, PROMPT_FIELDS)
@@ -314,10 +279,28 @@ def _of_source(
         loaded = load_rows(_card(source, registry), recipe.data_dirs)
         notes.extend(loaded.warnings)
         # Questions with a right answer are of neither class, and harmless.
-        texts = [s.prompt for s in loaded.samples if bool(s.harmful) is (kind == "harmful")]
+        mine = [s for s in loaded.samples if bool(s.harmful) is (kind == "harmful")]
+        texts = [sample.prompt for sample in mine]
+        clusters = {sample.prompt: sample.tags.get("cluster", "") for sample in mine}
     if not texts:
         raise ConfigError(f"{source} has no {kind} prompts", hint=f"give another --{kind}")
-    return [prompt_of(text, kind, source) for text in texts]
+    return [prompt_of(text, kind, source, clusters.get(text, "")) for text in texts]
+
+
+def _of_safechain(kind: PromptKind, data_dirs: Sequence[str], notes: list[str]) -> list[str]:
+    """Read the prompts of one kind; a row that is of neither is left out, and counted in a note."""
+    texts, unlabelled = [], 0
+    for row in safechain_rows(data_dirs):
+        found = kind_of(str(row.fields.get("label", "")))
+        unlabelled += found is None
+        if found == kind:
+            texts.append(text_of(row, ("instruction", *PROMPT_FIELDS)))
+    if unlabelled:
+        notes.append(
+            f"safechain: {unlabelled} rows are left out, whose label says neither harmful nor"
+            " benign"
+        )
+    return texts
 
 
 def _card(name: str, registry: "Registry") -> BenchmarkCard:
@@ -331,7 +314,7 @@ def _card(name: str, registry: "Registry") -> BenchmarkCard:
 
 
 def _once(prompts: Iterable[Prompt]) -> tuple[list[Prompt], dict[str, int]]:
-    """Keep each text once; one that both kinds hold is kept as neither."""
+    """Keep each text once, with its cluster if a copy has one; of both kinds it is kept as none."""
     kinds: Mapping[str, set[PromptKind]] = defaultdict(set)
     groups: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
@@ -339,7 +322,11 @@ def _once(prompts: Iterable[Prompt]) -> tuple[list[Prompt], dict[str, int]]:
         kinds[key].add(prompt.kind)
         groups[key].append(prompt)
     both = [key for key in groups if len(kinds[key]) > 1]
-    kept = [group[0] for key, group in groups.items() if len(kinds[key]) == 1]
+    kept = [
+        max(group, key=lambda prompt: bool(prompt.cluster))
+        for key, group in groups.items()
+        if len(kinds[key]) == 1
+    ]
     dropped = {
         TWICE: sum(len(group) - 1 for key, group in groups.items() if len(kinds[key]) == 1),
         BOTH: sum(len(groups[key]) for key in both),
@@ -350,13 +337,6 @@ def _once(prompts: Iterable[Prompt]) -> tuple[list[Prompt], dict[str, int]]:
 def _ranked(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
     """Order by a hash of seed and text, so that a smaller cap takes a subset."""
     return sorted(prompts, key=lambda p: hashlib.sha256(f"{seed}\0{p.id}".encode()).hexdigest())
-
-
-def _shingles(text: str) -> frozenset[Any]:
-    words = _WORD.findall(text.casefold())
-    if len(words) < SHINGLE_WORDS:
-        return frozenset([tuple(words) or text.strip()])
-    return frozenset(zip(*(words[start:] for start in range(SHINGLE_WORDS)), strict=False))
 
 
 def _is_text(text: str) -> bool:
