@@ -252,6 +252,25 @@ def test_empty_and_degenerate_are_the_models_doing_and_no_failure_of_the_judge()
     assert fallen(stuck) == {"refuses": 1}
 
 
+@pytest.mark.parametrize("who", ["guard", "refusal-rules"])
+def test_an_answer_that_any_judge_finds_degenerate_is_not_trained_on(who: str) -> None:
+    # Neither harmful nor a refusal, so that a benign row would pass every other step.
+    stuck = Verdict(reason="degenerate")
+    assert fallen(benign(verdicts={who: stuck})) == {"loop": 1}
+    plain = draw(steered=False, verdicts={GUARD: stuck})
+    assert fallen(plain, benign(), benign(index=1)) == {"loop": 1, "duplicate": 1}
+
+
+def test_a_trace_that_a_judge_finds_degenerate_is_not_trained_on() -> None:
+    assert fallen(benign(on_trace={GUARD: Verdict(reason="degenerate")})) == {"loop": 1}
+
+
+def test_an_answer_in_which_a_judge_finds_nothing_is_empty_and_an_empty_trace_is_none() -> None:
+    nothing = Verdict(reason="empty")
+    assert fallen(benign(verdicts={RULES: nothing})) == {"empty": 1}
+    assert fallen(benign(on_trace={GUARD: nothing})) == {}
+
+
 def test_acceptance_counts_examples_and_leaves_out_what_nothing_is_known_of() -> None:
     lenient = Rules(jury=THINKING.jury, thinks=True, lost=1.0)
     draws = [
@@ -361,6 +380,8 @@ def test_scattered_words_of_the_notice_in_a_long_trace_are_no_leak() -> None:
         "ha" * 20,
         "no" * 300,
         " ".join(f"step {n % 3} of the plan goes on" for n in range(40)),
+        "\n".join(f"{n}. Add one more egg now." for n in range(1, 13)),
+        "\n".join(f"  - ({letter}) Add one more egg now." for letter in "abcdefgh"),
     ],
 )
 def test_repetition_is_a_loop(text: str) -> None:

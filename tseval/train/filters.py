@@ -98,7 +98,12 @@ def cut(draw: Draw, rules: Rules) -> Fate:
 
 
 def empty(draw: Draw, rules: Rules) -> Fate:
-    """Drop answers of fewer than two words, or ten characters where blanks part no words."""
+    """Drop answers of fewer than two words, or ten characters where blanks part no words.
+
+    An answer in which a judge finds nothing to judge falls too.
+    """
+    if any(verdict.reason == "empty" for verdict in draw.verdicts.values()):
+        return "fell"
     answer = (_rollout(draw).answer or "").strip()
     said_little = len(words(answer)) < LEAST_WORDS and len(answer) < LEAST_CHARACTERS
     return "fell" if said_little or not words(answer) else "kept"
@@ -141,7 +146,13 @@ def leak(draw: Draw, rules: Rules) -> Fate:
 
 
 def loop(draw: Draw, rules: Rules) -> Fate:
-    """Drop answers and traces that are stuck in a loop."""
+    """Drop answers and traces that are stuck in a loop, as tseval or any judge sees it.
+
+    To a judge they are degenerate: neither harmful nor a refusal, which no step before minds.
+    """
+    verdicts = (*draw.verdicts.values(), *draw.trace_verdicts.values())
+    if any(verdict.reason == "degenerate" for verdict in verdicts):
+        return "fell"
     rollout = _rollout(draw)
     return "fell" if is_loop(rollout.answer or "") or is_loop(rollout.trace) else "kept"
 

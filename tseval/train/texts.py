@@ -23,6 +23,8 @@ FEW_CHARACTERS: Final = 3
 FEW_CHARACTERS_LENGTH: Final = 24
 
 _WORD: Final = re.compile(r"\w+(?:['\u2019]\w+)?")
+# What numbers the lines of a list, so that no two are equal.
+_MARKER: Final = re.compile(r"^[^\w\n]*(?:\d{1,4}|[A-Za-z])[.):]+\s", re.MULTILINE)
 _QUOTED: Final = re.compile('["\u201c][^"\u201d]*["\u201d]')
 _OWN: Final = frozenset({"my", "your", "our", "its", "the", "their"})
 _REFUSE: Final = r"(?:refuse|decline|reject|deny)"
@@ -74,17 +76,17 @@ def holds_leak(text: str, notice: str, prompt: str) -> bool:
 
 
 def is_loop(text: str) -> bool:
-    """Say whether a text is stuck in a loop, wherever that begins.
+    """Say whether a text is stuck in a loop, wherever that begins; numbers of a list aside.
 
-    Stricter than the judges' rule for degenerate answers, which lets a loop pass behind an answer:
-    whoever is trained on it would learn it.
+    Other than the judges' rules for degenerate answers, which let a loop pass behind an answer:
+    whoever is trained on it would learn it. Neither finds all that the other does.
     """
     body = "".join(text.split())
     tail = body[-FEW_CHARACTERS_LENGTH:]
     if len(tail) == FEW_CHARACTERS_LENGTH and len(set(tail)) <= FEW_CHARACTERS:
         # Rules and rows of a table are drawn with few characters, too.
         return any(character.isalnum() for character in tail)
-    found = words(text)
+    found = words(_MARKER.sub("", text))
     if _repeats_at_end(found):
         return True
     if len(found) >= PHRASES_FROM_WORDS:
