@@ -1,5 +1,6 @@
 """A training at work: its folder, and what its trainer is handed."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +98,8 @@ class TrainFolder:
             fresh: Start anew, never go on.
 
         Raises:
-            ConfigError: It holds the training of another recipe, or something else.
+            ConfigError: It holds the training of another recipe, a file of prompts or answers is
+                not what it was when they were gathered, or it holds something else.
         """
         if (path / "train.json").exists():
             found = cls.load(path)
@@ -106,16 +108,20 @@ class TrainFolder:
                     f"{path} holds a training already", hint="give --fresh another --out"
                 )
             found._require_same(recipe)
+            found._compare_files(digests(recipe))
             return found
         if path.is_dir() and any(path.iterdir()):
             raise ConfigError(
                 f"{path} is not empty and holds no training", hint="give --out a new folder"
             )
+        files = digests(recipe)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make {path}: {error.strerror or error}") from error
-        record = TrainRecord(recipe=recipe, recipe_hash=recipe.hash, versions=versions())
+        record = TrainRecord(
+            recipe=recipe, recipe_hash=recipe.hash, versions=versions(), files=files
+        )
         return cls(path, record)
 
     def _require_same(self, recipe: Recipe) -> None:
@@ -127,6 +133,24 @@ class TrainFolder:
             f"{self.path} holds a training of another recipe (differs in {', '.join(fields)})",
             hint="give another --out, or the flags of that training",
         )
+
+    def _compare_files(self, found: dict[str, str]) -> None:
+        """Raise ConfigError where a file has changed since the data were gathered.
+
+        Before that it may: it is read anew. One that is gone, or is read from elsewhere now, cannot
+        be compared.
+        """
+        known = self.record.files
+        if self.record.gathered is None:
+            self.record.files = found
+            return
+        changed = [name for name in found if known.get(name, found[name]) != found[name]]
+        if changed:
+            raise ConfigError(
+                f"{self.path} holds a training on other data: {', '.join(changed)} has changed"
+                " since",
+                hint="put back what was there, or give another --out",
+            )
 
     def save(self) -> None:
         """Write ``train.json``; raises JournalError where it cannot be."""
@@ -166,6 +190,37 @@ class TrainFolder:
             raise ConfigError(f"cannot read {file}: {error}") from error
 
 
+def digests(recipe: Recipe) -> dict[str, str]:
+    """Hash the files that a recipe names, and those that local mirrors have for its names.
+
+    Returns:
+        sha256 by the recipe's own name; what is no local file, such as a hub's data set, is not
+        there.
+
+    Raises:
+        ConfigError: A file cannot be read, or ``-T exclude`` is wrong.
+        DataError: A mirror has two files for a name.
+    """
+    from tseval.tables import find_file
+
+    from .prompts import excluded_sources, is_file
+
+    names = (*recipe.harmful, *recipe.benign, *recipe.teacher)
+    found: dict[str, str] = {}
+    for name in dict.fromkeys((*names, *(source for source, _ in excluded_sources(recipe)))):
+        file: Path | None = Path(name).expanduser()
+        if not is_file(name):
+            file = find_file(name, [Path(folder) for folder in recipe.data_dirs])
+        if file is None or not file.is_file():
+            continue
+        try:
+            with file.open("rb") as data:
+                found[name] = hashlib.file_digest(data, "sha256").hexdigest()
+        except OSError as error:
+            raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+    return found
+
+
 class Job:
     """What a trainer is handed.
 
@@ -175,8 +230,8 @@ class Job:
         display: Shows progress.
         look: Looks at the model after a step, where a panel is wanted.
         look_steps: Optimiser steps between looks.
-        evaluated: Prompts that the panel asks: neither they nor what nearly equals one of them
-            may be trained on.
+        evaluated: Prompts that the panel asks, and their clusters: neither they nor what nearly
+            equals one of them may be trained on.
     """
 
     def __init__(
