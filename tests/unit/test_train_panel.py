@@ -18,6 +18,7 @@ from tseval.scripts import Call
 from tseval.spec import RunSpec
 from tseval.stats_compare import tango_interval
 from tseval.testing import ScriptedBackend
+from tseval.train.job import TrainFolder
 from tseval.train.looks import (
     LookRecord,
     Rate,
@@ -37,7 +38,8 @@ from tseval.train.panel import (
     hits_of,
     panel_spec,
 )
-from tseval.train.records import Panel, Recipe
+from tseval.train.panel_runs import PanelRuns
+from tseval.train.records import Panel, Recipe, TrainRecord
 from tseval.types import Estimate
 
 MODEL = ModelSpec(backend="scripted")
@@ -274,6 +276,30 @@ def test_a_panel_takes_no_benchmark_with_a_run_of_its_own() -> None:
         benchmarks_of(recipe("first_token"), registry())
     with pytest.raises(UnknownName, match="unknown benchmark 'nosuch'"):
         benchmarks_of(recipe("nosuch"), registry())
+
+
+def test_prompts_that_must_not_be_trained_on_have_their_clusters_beside_them(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": f"Act {n}{n} {n}", "objective": f"goal_{n // 2}"} for n in range(8)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "harmbench_thinksafe.jsonl").write_text(lines)
+    made = recipe("harmbench_thinksafe", steps=None, prompts=8, data_dirs=(str(tmp_path),))
+    found = halves(made).prompts
+    assert {row["prompt"] for row in rows} <= set(found)
+    assert {row["objective"] for row in rows} <= set(found)
+    assert len(found) == 12
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.9, -0.1])
+def test_a_level_that_has_no_interval_is_refused_before_anything_is_measured(
+    tmp_path: Path, alpha: float
+) -> None:
+    made = recipe("quick", alpha=alpha)
+    folder = TrainFolder(tmp_path, TrainRecord(recipe=made, recipe_hash=made.hash))
+    with pytest.raises(ConfigError, match=f"--alpha {alpha:g} is no level to stop at") as caught:
+        PanelRuns(folder, registry(), Quiet())
+    assert "0.05" in caught.value.hint
 
 
 # -- what a run of a half measures

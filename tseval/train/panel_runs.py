@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import structs
 
 from tseval.before_after import score_changes
-from tseval.errors import JournalError, StatisticsError, TrainingError, TsevalError
+from tseval.errors import ConfigError, JournalError, StatisticsError, TrainingError, TsevalError
 from tseval.requests import ModelSpec
 from tseval.runfolder import RunFolder
 from tseval.runner import FAIL_SHARE, run
@@ -60,7 +60,7 @@ class PanelRuns:
         display: Shows progress.
 
     Raises:
-        ConfigError: A benchmark, a judge or the number of prompts does not fit.
+        ConfigError: A benchmark, a judge, the number of prompts or the level does not fit.
         DataError: Rows cannot be read.
     """
 
@@ -69,6 +69,7 @@ class PanelRuns:
         self._registry = registry
         self._display = display
         self._recipe = folder.record.recipe
+        _require_level(self._recipe.panel.alpha)
         self._benchmarks = benchmarks_of(self._recipe, registry)
         self.halves = halves_of(self._recipe, self._benchmarks)
         self._axes = axes_of(self._recipe, registry)
@@ -283,6 +284,15 @@ class _PanelDisplay:
     def remark(self, message: str) -> None:
         """See ``Display``."""
         self._display.remark(f"{self._phrase}: {message}")
+
+
+def _require_level(alpha: float) -> None:
+    """Raise ConfigError for a level at which a one-sided test has no interval to stop by."""
+    if not 0 <= alpha < 0.5:
+        raise ConfigError(
+            f"--alpha {alpha:g} is no level to stop at: 0 or more, and less than 0.5",
+            hint="0.05 is usual; 0 never stops",
+        )
 
 
 def _shown(look: LookRecord) -> str:
