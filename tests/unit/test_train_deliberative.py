@@ -14,7 +14,7 @@ from tseval.requests import Capabilities, CompletionRequest, ModelSpec
 from tseval.scripts import TAGS_VIEW, Call
 from tseval.testing import ScriptedBackend
 from tseval.train.deliberative import read_settings, weigh
-from tseval.train.effects import shrunk_rise, weights_of
+from tseval.train.effects import Rise, effect_of, shrunk_rise, weights_of
 from tseval.train.job import Job, TrainFolder
 from tseval.train.records import Example, Gathered, Recipe, TrainRecord
 from tseval.types import Sampling, Thinking
@@ -181,8 +181,33 @@ def test_replays_that_mostly_fail_end_the_weighing_instead_of_weighing_nothing(
 
 def test_the_rise_counts_to_the_side_of_the_right_answer() -> None:
     # 8 of 16 comply before, none of 16 after: 8.5/17 - 0.5/17.
-    assert shrunk_rise((8, 16), (0, 16), -1) == pytest.approx(8 / 17)
-    assert shrunk_rise((8, 16), (0, 16), 1) == pytest.approx(-8 / 17)
+    assert shrunk_rise((8, 16), (0, 16), -1).value == pytest.approx(8 / 17)
+    assert shrunk_rise((8, 16), (0, 16), 1).value == pytest.approx(-8 / 17)
+    # 1/2 * 1/2 / 17 + 1/34 * 33/34 / 17.
+    assert shrunk_rise((8, 16), (0, 16), 1).variance == pytest.approx((1 / 4 + 33 / 1156) / 17)
+
+
+def test_an_effect_is_the_mean_rise_less_its_standard_error() -> None:
+    # The mean of 0.6 and 0.2, and half the root of 0.0225 + 0.0175.
+    found = effect_of([Rise(0.6, 0.0225), Rise(0.2, 0.0175)])
+    assert found == pytest.approx((0.4, 0.1, 0.3))
+    assert effect_of([Rise(0.1, 0.04)]) == pytest.approx((0.1, 0.2, 0.0))
+    assert effect_of([Rise(-0.5, 0.01)])[2] == 0.0
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.2, 0.05])
+def test_traces_that_move_nothing_have_an_effect_near_nothing(rate: float) -> None:
+    from math import comb
+
+    n = 16
+    chance = [comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(n + 1)]
+    mean = sum(
+        chance[before] * chance[after] * effect_of([shrunk_rise((before, n), (after, n), 1)])[2]
+        for before in range(n + 1)
+        for after in range(n + 1)
+    )
+    # A narrating trace weighs at most 1.06 times one without a turn, and not 1.26 times.
+    assert 4 * mean < 0.06
 
 
 def test_weights_have_mean_one_and_grow_with_the_effect() -> None:

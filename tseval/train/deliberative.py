@@ -22,7 +22,7 @@ from tseval.stance_judging import seat_stances
 from tseval.stances import StanceCase
 from tseval.types import Rollout, Sampling
 
-from .effects import RIGHT, Effect, effects_of, shrunk_rise, summary
+from .effects import RIGHT, Effect, Rise, effects_of, shrunk_rise, summary
 from .records import Example, Gathered, Recipe
 
 if TYPE_CHECKING:
@@ -78,10 +78,11 @@ async def weigh(session: "Session", job: "Job", gathered: Gathered) -> Gathered:
 
     Every turn of stance to the right side is replayed: the trace is closed before it and after it,
     and the model asked for answers at both points, to the prompt as it will be trained on. The
-    effect e of a trace is the mean rise of the right answers over its turns, at least 0; its weight
-    1 + strength * e. A trace that only narrates has e = 0, and one without a turn counts as such:
-    it stays, with the least weight. Weights are 1 on average within each pool, so that the balance
-    of refusals and answers, and with it over-refusal, is what it is without them.
+    effect e of a trace is the mean rise of the right answers over its turns, less the standard
+    error of that and at least 0; its weight 1 + strength * e. A trace that only narrates has an e
+    near 0, and one without a turn counts as having none: it stays, with the least weight. Weights
+    are 1 on average within each pool, so that the balance of refusals and answers, and with it
+    over-refusal, is what it is without them.
 
     Everything is asked through the session: it resumes. ``data/deliberation.json`` has the effects.
 
@@ -299,7 +300,7 @@ def _short(sampling: Sampling) -> Sampling:
     return msgspec.structs.replace(sampling, answer_tokens=tokens)
 
 
-def _rises(k: int, trace: Replayable, counts: Counts, settings: Settings) -> list[float]:
+def _rises(k: int, trace: Replayable, counts: Counts, settings: Settings) -> list[Rise]:
     """Rise of the right answers at each turn of a trace that has labels enough."""
 
     def tally(point: int) -> tuple[int, int]:

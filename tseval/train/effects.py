@@ -1,9 +1,12 @@
 """From replayed turns of traces to effects, weights, and what is said of them.
 
-Letters: c of n replays comply before a turn and after it; e in [0, 1] is the effect of a trace.
+Letters: c of n replays comply before a turn and after it; e in [0, 1] is the effect of a trace,
+the mean rise over its turns less the standard error of that, or 0 where that is less.
 """
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import NamedTuple
 
 from msgspec import Struct, structs
 
@@ -15,6 +18,13 @@ from .records import Example, PromptKind
 RIGHT: dict[PromptKind, int] = {"harmful": REFUSING, "benign": COMPLYING}
 
 
+class Rise(NamedTuple):
+    """Rise of the rate of right answers at one turn, in [-1, 1], and its variance."""
+
+    value: float
+    variance: float
+
+
 class Effect(Struct, frozen=True, kw_only=True):
     """What became of a trace.
 
@@ -22,6 +32,8 @@ class Effect(Struct, frozen=True, kw_only=True):
         id: Of its example.
         kind: Which pool.
         cuts: Turns to the right side that were replayed and have labels enough.
+        rise: Mean rise over the cuts, in [-1, 1]; 0 without cuts.
+        error: Its standard error.
         effect: e; 0 without cuts.
         weight: In the loss, 1 on average over the pool.
         note: Why there are no cuts, or ''.
@@ -30,12 +42,14 @@ class Effect(Struct, frozen=True, kw_only=True):
     id: str
     kind: PromptKind
     cuts: int = 0
+    rise: float = 0.0
+    error: float = 0.0
     effect: float = 0.0
     weight: float = 1.0
     note: str = ""
 
 
-def shrunk_rise(before: tuple[int, int], after: tuple[int, int], side: int) -> float:
+def shrunk_rise(before: tuple[int, int], after: tuple[int, int], side: int) -> Rise:
     """Rise of the rate of answers on a side, each rate shrunk by Jeffreys' prior.
 
     Args:
@@ -43,8 +57,25 @@ def shrunk_rise(before: tuple[int, int], after: tuple[int, int], side: int) -> f
         after: Likewise, behind the turn.
         side: -1 to refuse, 1 to comply.
     """
+    sizes = [n + 1 for _, n in (before, after)]
     rates = [(comply + 0.5) / (n + 1) for comply, n in (before, after)]
-    return (rates[1] - rates[0]) * side
+    variance = sum(rate * (1 - rate) / n for rate, n in zip(rates, sizes, strict=True))
+    return Rise((rates[1] - rates[0]) * side, variance)
+
+
+def effect_of(rises: Sequence[Rise]) -> tuple[float, float, float]:
+    """Mean rise over a trace's turns, its standard error, and e.
+
+    Replays are few, and where nothing moves half of all mean rises are above 0 by chance: e is what
+    is left of one when its standard error is taken off. That keeps some bias: of two points of 16
+    replays at a rate of one half, e is 0.014 on average, not the 0.066 of rises above 0 alone.
+
+    Args:
+        rises: Of one or more turns, taken as independent.
+    """
+    mean = sum(rise.value for rise in rises) / len(rises)
+    error = sqrt(sum(rise.variance for rise in rises)) / len(rises)
+    return mean, error, max(0.0, mean - error)
 
 
 def weights_of(effects: Sequence[float], strength: float) -> tuple[float, ...]:
@@ -56,7 +87,7 @@ def weights_of(effects: Sequence[float], strength: float) -> tuple[float, ...]:
 
 def effects_of(
     examples: Sequence[Example],
-    rises: Mapping[int, Sequence[float]],
+    rises: Mapping[int, Sequence[Rise]],
     notes: Mapping[int, str],
     strength: float,
 ) -> list[Effect]:
@@ -71,12 +102,15 @@ def effects_of(
     found = []
     for place, example in enumerate(examples):
         mine = rises.get(place, ())
+        rise, error, effect = effect_of(mine) if mine else (0.0, 0.0, 0.0)
         found.append(
             Effect(
                 id=example.id,
                 kind=example.kind,
                 cuts=len(mine),
-                effect=max(0.0, sum(mine) / len(mine)) if mine else 0.0,
+                rise=rise,
+                error=error,
+                effect=effect,
                 note="" if mine else notes.get(place, "too few labels"),
             )
         )
@@ -95,8 +129,8 @@ def summary(effects: Sequence[Effect], replays: int) -> list[str]:
         pool = [effect for effect in effects if effect.kind == kind]
         if not pool:
             continue
-        moved = [effect.effect for effect in pool if effect.cuts]
-        mean = f", mean effect {sum(moved) / len(moved):.2f}" if moved else ""
+        moved = [effect.rise for effect in pool if effect.cuts]
+        mean = f", mean rise {sum(moved) / len(moved):.2f}" if moved else ""
         weights = [effect.weight for effect in pool]
         worth = sum(weights) ** 2 / sum(weight**2 for weight in weights)
         said.append(
