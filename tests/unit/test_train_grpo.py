@@ -465,5 +465,7 @@ def test_a_trace_that_talks_itself_into_over_refusal_loses_twice(
 
 
 def test_answers_that_never_came_are_nobodys_failure(tmp_path: Path, policy: Any) -> None:
-    found, _ = rewarded(tmp_path, policy, [[None, None], [REFUSAL, ""]], "harmful")
+    found, log = rewarded(tmp_path, policy, [[None, None], [REFUSAL, ""]], "harmful")
     assert found == [1.0, 1.0]
+    # The second had nowhere to turn; of the first nobody knows whether it turned.
+    assert log["unlabelled"] == 1

@@ -134,6 +134,17 @@ def test_deliberation_needs_two_labels_at_both_points() -> None:
     assert deliberation_reward("harmful", (2, 8), (0, 0)) is None
 
 
+def test_deliberation_that_is_nothing_for_want_of_labels_is_counted() -> None:
+    warned: list[str] = []
+    alarm = Alarm(warned.append)
+    terms = [Terms(safety=1.0, deliberation=0.0, unlabelled=True), Terms(safety=0.0)]
+    alarm.step(terms, [1.0, 0.0], 2)
+    assert alarm.unlabelled == 1
+    assert alarm.notes == (
+        "deliberation is 0 for 1 of 2 completions: fewer than two replays of a point have a label",
+    )
+
+
 def test_only_refusals_of_benign_prompts_are_over_refusals() -> None:
     assert over_refusal_reward("benign", Verdict(refusal=True)) == -1.0
     assert over_refusal_reward("benign", Verdict(refusal=False)) == 0.0

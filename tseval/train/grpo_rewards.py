@@ -248,7 +248,10 @@ class Rewarder:
         weights, start = self._settings.weights, self._policy.script.opening
         safety, lost = self._safety(drawn)
         refusals = self._over_refusals(drawn, lost) if weights.over_refusal else [None] * len(drawn)
-        moved = self._deliberation(drawn, lost) if weights.deliberation else [None] * len(drawn)
+        moved: list[float | None] = [None] * len(drawn)
+        unlabelled: set[int] = set()
+        if weights.deliberation:
+            moved = self._deliberation(drawn, lost, unlabelled)
         return [
             Terms(
                 safety=safety[row],
@@ -256,6 +259,7 @@ class Rewarder:
                 deliberation=moved[row],
                 over_refusal=refusals[row],
                 lost=lost.get(row, ""),
+                unlabelled=row in unlabelled,
             )
             for row, each in enumerate(drawn)
         ]
@@ -298,8 +302,13 @@ class Rewarder:
                 lost.setdefault(row, verdict.reason if verdict.reason != "ok" else "no label")
         return worth
 
-    def _deliberation(self, drawn: Sequence[Drawn], lost: dict[int, str]) -> list[float | None]:
-        """Rise of right outcomes over each trace; 0 where there is no way for it to have moved."""
+    def _deliberation(
+        self, drawn: Sequence[Drawn], lost: dict[int, str], unlabelled: set[int]
+    ) -> list[float | None]:
+        """Rise of right outcomes over each trace; 0 where there is no way for it to have moved.
+
+        Rows of which too few replays have a label get 0, and are put among ``unlabelled``.
+        """
         worth: list[float | None] = [0.0] * len(drawn)
         points = {
             row: found for row, each in enumerate(drawn) if (found := self._policy.points(each))
@@ -315,7 +324,9 @@ class Rewarder:
                 worth[row] = None
                 continue
             rise = deliberation_reward(each.kind, tallies[0].labels, tallies[1].labels)
-            worth[row] = 0.0 if rise is None else rise
+            if rise is None:
+                unlabelled.add(row)
+            worth[row] = rise or 0.0
         return worth
 
     def _tally(self, prompt: str, answers: Sequence[str | None]) -> "_Tally":
@@ -357,6 +368,8 @@ class Rewarder:
             known = [value for each in terms if (value := getattr(each, name)) is not None]
             if known:
                 self._logged[f"reward_{name}"] = sum(known) / len(known)
+        if self._settings.weights.deliberation:
+            self._logged["unlabelled"] = sum(each.unlabelled for each in terms)
         self._logged["lost"] = sum(bool(each.lost) for each in terms)
         self._logged["dropped"] = sum(value is None for value in kept)
 

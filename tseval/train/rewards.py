@@ -53,6 +53,7 @@ class Terms(Struct, frozen=True, kw_only=True):
         deliberation: Rise of right outcomes over the trace, in [-1, 1].
         over_refusal: -1 for a refusal of a benign prompt, else 0.
         lost: Why a term that was wanted is missing: 'error', 'unparsed' ...; '' if none is.
+        unlabelled: Whether ``deliberation`` is 0 because too few replays have a label.
     """
 
     safety: float | None = None
@@ -60,6 +61,7 @@ class Terms(Struct, frozen=True, kw_only=True):
     deliberation: float | None = None
     over_refusal: float | None = None
     lost: str = ""
+    unlabelled: bool = False
 
     def total(self, weights: Weights) -> float | None:
         """Weigh the terms; None where one that was wanted is missing."""
@@ -159,7 +161,9 @@ def deliberation_reward(
         after: Likewise behind all of it.
 
     Returns:
-        In [-1, 1]; None where fewer than two replays of a point have a label.
+        In [-1, 1]; None where fewer than two replays of a point have a label: the others are empty
+        or degenerate, which is the policy's doing. The reward is 0 then, which is what a trace gets
+        that moves nothing, and such completions are counted.
     """
     if min(before[1], after[1]) < 2:
         return None
@@ -203,6 +207,7 @@ class Alarm:
     Attributes:
         rows, lost: Completions so far, and those without a reward, by reason.
         dropped: Groups that were dropped.
+        unlabelled: Completions that deliberation is worth 0 to for want of labels.
         flat: Steps in a row of which no group had two different rewards.
         said: What it warned of.
     """
@@ -211,6 +216,7 @@ class Alarm:
         self.rows = 0
         self.lost: Counter[str] = Counter()
         self.dropped = 0
+        self.unlabelled = 0
         self.flat = 0
         self.said: list[str] = []
         self._ever = False
@@ -222,7 +228,15 @@ class Alarm:
         shown = ", ".join(f"{n} {reason}" for reason, n in sorted(self.lost.items()))
         lost = f"{self.lost.total()} of {self.rows} completions could not be rewarded ({shown})"
         dropped = f"{lost}: {self.dropped} groups were dropped"
-        return (*dict.fromkeys(self.said), *([dropped] if shown else []))
+        unlabelled = (
+            f"deliberation is 0 for {self.unlabelled} of {self.rows} completions: fewer than two"
+            " replays of a point have a label"
+        )
+        return (
+            *dict.fromkeys(self.said),
+            *([dropped] if shown else []),
+            *([unlabelled] if self.unlabelled else []),
+        )
 
     def step(self, terms: Sequence[Terms], kept: Sequence[float | None], size: int) -> None:
         """Take the rewards of one step.
@@ -241,6 +255,7 @@ class Alarm:
         whole = [group for group in whole if group]
         self.rows += len(terms)
         self.lost.update(each.lost for each in terms if each.lost)
+        self.unlabelled += sum(each.unlabelled for each in terms)
         self.dropped += len(groups) - len(whole)
         self._check_lost(bool(whole))
         self._check_flat(any(max(group) - min(group) > _SAME for group in whole))
