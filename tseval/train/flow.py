@@ -145,7 +145,7 @@ def _take_up(folder: TrainFolder, recipe: Recipe, display: "Display") -> None:
     if record.fitted is not None:
         # What it was fitted with is history.
         recipe = structs.replace(recipe, fit=record.recipe.fit)
-    record.recipe = recipe
+    record.recipe, record.recipe_hash = recipe, recipe.hash
 
 
 def _forget_blank(out: Path, recipe: Recipe) -> None:
@@ -156,7 +156,7 @@ def _forget_blank(out: Path, recipe: Recipe) -> None:
     if not (out / "train.json").exists():
         return
     record = TrainFolder.load(out).record
-    if record.recipe_hash == recipe.hash or record.gathered is not None:
+    if record.recipe.hash == recipe.hash or record.gathered is not None:
         return
     drawn = out / "synthesis"
     if not (drawn / "run.json").exists() or RunFolder.load(drawn).is_blank:
@@ -368,7 +368,7 @@ def _fit_beside(
     while True:
         with contextlib.suppress(ConfigError):
             folder = TrainFolder.load(out)
-            if folder.record.recipe_hash == recipe.hash:
+            if folder.record.recipe.hash == recipe.hash:
                 if folder.record.status == "complete":
                     return folder
                 if folder.record.status == "fitting" and folder.record.gathered is not None:

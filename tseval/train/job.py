@@ -125,7 +125,7 @@ class TrainFolder:
         return cls(path, record)
 
     def _require_same(self, recipe: Recipe) -> None:
-        if self.record.recipe_hash == recipe.hash:
+        if self.record.recipe.hash == recipe.hash:
             return
         theirs, ours = msgspec.to_builtins(self.record.recipe), msgspec.to_builtins(recipe)
         fields = [name for name in differing(theirs, ours) if "data_dirs" not in name]

@@ -26,7 +26,7 @@ _FIELDS = {
     "answer": "what follows it",
     "kind": "whether the prompt is harmful or benign",
     "steered": "whether the answer was drawn under the notice",
-    "weight": "in the loss, relative to the mean of all",
+    "weight": "in the loss, 1 on average over its pool",
     "id, source, draw": "content hash; where the prompt came from; its rollout's key",
 }
 

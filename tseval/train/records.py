@@ -180,7 +180,7 @@ class Example(Struct, frozen=True, kw_only=True):
         steered: Whether the answer was drawn under the notice.
         source: File of the prompt.
         draw: Content key of the rollout; '' for a teacher's.
-        weight: Weight in the loss, relative to the mean of all.
+        weight: In the loss; scaled to a mean of 1 over each pool as it is trained.
     """
 
     id: str
