@@ -1,9 +1,14 @@
 """The documentation agrees with the code where the two can be compared."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from tseval.cli.app import app
 
 PAGES = ("README.md", "CONTRIBUTING.md", "bench/README.md", "docs")
 
@@ -43,8 +48,6 @@ def test_the_hooks_page_names_every_hook_and_no_other(root: Path) -> None:
 
 
 def test_the_commands_page_names_every_command_and_no_other(root: Path) -> None:
-    from tseval.cli.app import app
-
     page = (root / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `tseval (\w+)", page, flags=re.MULTILINE)) == {
         one.name for one in (*app.registered_commands, *app.registered_groups)
@@ -67,3 +70,25 @@ def test_the_make_commands_in_the_docs_exist(root: Path, name: str) -> None:
     named = set(re.findall(r"^ +make ([a-z-]+)", (root / name).read_text(), flags=re.MULTILINE))
     assert named
     assert named <= set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+
+
+def test_every_flag_that_a_how_to_names_is_one_of_a_command(root: Path) -> None:
+    known = set(flags(typer.main.get_command(app)))
+    assert "--eval-steps" in known
+    named = {
+        (page.name, flag)
+        for page in (root / "docs" / "how-to").glob("*.md")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if "tseval" in line
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*(?!\w)", line)
+    }
+    assert len(named) > 20
+    assert sorted(each for each in named if each[1] not in known) == []
+
+
+def flags(command: Any) -> Iterator[str]:
+    """Long flags of a command and of all that are below it."""
+    for option in command.params:
+        yield from option.opts
+    for below in getattr(command, "commands", {}).values():
+        yield from flags(below)
