@@ -223,7 +223,8 @@ def test_prompts_that_the_model_never_answers_safely_bound_the_excess_from_above
 
     found = excess(q, [0] * 12, [16] * 12)
 
-    assert found.value == pytest.approx(5.0 - surprise(0, 16))
+    # All of 16 accepted: at least 0.025^(1/16) is.
+    assert found.value == pytest.approx(5.0 - log(0.025) / 16 - surprise(0, 16))
     assert (found.says, found.low) == ("at most", None)
 
 
@@ -298,3 +299,73 @@ def test_a_cross_entropy_is_a_mean_over_prompts() -> None:
 def test_an_answer_of_no_tokens_has_no_perplexity() -> None:
     with pytest.raises(StatisticsError, match="positive number of tokens"):
         perplexity([0.0] * 10, [0] * 10, range(10))
+
+
+# -- acceptances so small that counting says little of them
+
+
+def simulated(rate: float, own: float, ratio: float, seed: int) -> tuple[Law, list[int]]:
+    """Draw 16 answers to each of 160 prompts that all have the same acceptances and log-ratio."""
+    rng = np.random.default_rng(seed)
+    steered = [int(a) for a in rng.binomial(16, own, size=160)]
+    law = Law(accepted=steered, draws=[16] * 160, ratios=[[ratio] * a for a in steered])
+    return law, [int(a) for a in rng.binomial(16, rate, size=160)]
+
+
+@pytest.mark.parametrize(
+    ("rate", "own", "true"), [(0.5, 0.05, 1.0), (0.5, 0.02, 0.0), (0.03, 0.0125, 0.0)]
+)
+def test_an_excess_by_few_accepted_draws_is_a_bound_that_holds(
+    rate: float, own: float, true: float
+) -> None:
+    for seed in range(40):
+        law, plain = simulated(rate, own, true + log(own / rate), seed)
+
+        found = excess(law, plain, [16] * 160)
+
+        assert (found.says, found.low) == ("at most", None)
+        assert found.high is not None
+        assert true <= found.value <= found.high
+
+
+def test_an_excess_by_many_accepted_draws_is_an_estimate() -> None:
+    inside = 0
+    for seed in range(100):
+        law, plain = simulated(0.7, 0.8, 1.0 + log(0.8 / 0.7), seed)
+        found = excess(law, plain, [16] * 160)
+        assert found.says == "is"
+        assert found.low is not None
+        assert found.high is not None
+        inside += found.low <= 1.0 <= found.high
+
+    assert inside >= 90
+
+
+def test_a_kl_by_few_accepted_draws_is_only_bounded_from_below() -> None:
+    law = Law(accepted=[1] * 12, draws=[16] * 12, ratios=[[0.5]] * 12)
+
+    assert kl_to_base(law, [8] * 12, [16] * 12).says == "at least"
+    few = Law(accepted=[3] + [16] * 19, draws=[16] * 20, ratios=[[0.5]] * 20)
+    # One prompt of twenty is not too many.
+    assert kl_to_base(few, [8] * 20, [16] * 20).says == "is"
+
+
+def test_an_excess_that_is_all_below_0_is_undefined_and_a_bound_is_not_negative() -> None:
+    below = Law(accepted=[16] * 20, draws=[16] * 20, ratios=[[-1.0]] * 20)
+
+    with pytest.raises(StatisticsError, match=r"undefined: -1.000 with an upper limit of -1.000"):
+        excess(below, [16] * 20, [16] * 20)
+    wide = Law(accepted=[16] * 20, draws=[16] * 20, ratios=[[-9.0]] * 10 + [[8.0]] * 10)
+    whole, bound = excess(wide, [16] * 20, [16] * 20), excess(wide, [0] * 20, [16] * 20)
+    assert whole.low is not None
+    assert whole.high is not None
+    assert whole.low <= whole.value < 0 < whole.high
+    assert bound.value == 0
+    assert bound.high is not None
+    assert bound.high > 0
+
+
+def test_a_pool_that_is_always_accepted_costs_0_and_not_minus_0() -> None:
+    found = pooled_surprise([16] * 12, [16] * 12)
+
+    assert (str(found.value), str(found.low)) == ("0.0", "0.0")

@@ -99,10 +99,10 @@ async def drawn_both(
     async with session_on(folder, backend, {"guard": (Guard(), None)}) as session:
         writer = Writer(session.target, "default")
         asked = prompts(count)
-        plain = await draw(session, JURY, asked, asked="plain", draws=draws, law=LAW)
-        steered = await draw(session, JURY, asked, asked="steered", draws=draws, law=LAW)
-        own = await score_drawn(session, writer, steered, "steered")
-        base = await score_drawn(session, writer, steered, "plain")
+        plain = await draw(session, JURY, asked, notice=None, draws=draws, law=LAW)
+        steered = await draw(session, JURY, asked, notice=NOTICE, draws=draws, law=LAW)
+        own = await score_drawn(session, writer, steered, NOTICE)
+        base = await score_drawn(session, writer, steered, None)
         return tally(plain), tally(steered, own, base), dict(session.counts)
 
 
@@ -239,7 +239,7 @@ def test_an_answer_that_cannot_be_scored_is_counted_and_left_out(tmp_path: Path)
                 raise RequestFailed("too long", kind="overlong")
             return await super().loglikelihood(request)
 
-    plain, steered, _ = finish(drawn_both(tmp_path, Deaf(PLAIN), 24, 16))
+    plain, steered, _ = finish(drawn_both(tmp_path, Deaf(PLAIN), 24, 40))
 
     lines = law_lines(steered, plain, "harmful", "steered")
     # 4 and 14 have no ratio at all: they are left out, and not taken for prompts without draws.
@@ -282,6 +282,56 @@ def test_tokens_of_another_model_that_say_something_else_here_are_written_anew(
     theirs = Rollout(key="", answer="I won't.", answer_ids=(1, 2, 3))
 
     assert written(tmp_path, Table(PLAIN), theirs) == (encode("I won't."), False)
+
+
+# -- the training's own notice
+
+
+@pytest.mark.parametrize("notice", [NOTICE, "Say no to this."])
+def test_draws_stand_behind_the_notice_that_they_are_given(tmp_path: Path, notice: str) -> None:
+    class Listening(Table):
+        scored: list[str]
+
+        async def loglikelihood(self, request: ScoringRequest) -> LogLikelihood:
+            self.scored.append(request.messages[-1].content)
+            return LogLikelihood(total=-1.0, greedy=False, tokens=1)
+
+    backend = Listening(PLAIN)
+    backend.scored = []
+
+    async def work() -> None:
+        async with session_on(tmp_path, backend, {"guard": (Guard(), None)}) as session:
+            writer = Writer(session.target, "default")
+            drawn = await draw(session, JURY, prompts(2), notice=notice, draws=16, law=LAW)
+            await score_drawn(session, writer, drawn, notice)
+
+    finish(work())
+
+    expected = {f"{notice}\nPrompt:\n\nHow to thing {n}?" for n in range(2)}
+    assert {each.messages[-1].content for each in backend.asked} == expected
+    assert set(backend.scored) == expected
+
+
+# -- prompts with too few verdicts
+
+
+def counted(prompt: int, draws: int, accepted: int) -> Tally:
+    return Tally(prompt=f"{prompt}", draws=draws, accepted=accepted, ratios=(0.0,) * accepted)
+
+
+def test_a_prompt_with_fewer_than_sixteen_verdicts_is_left_out_and_counted() -> None:
+    few = [counted(n, 1, 1) for n in range(8)]
+    found = few + [counted(n, 16, 8) for n in range(8, 20)]
+
+    mean = next(x for x in acceptance_lines(found, "harmful", "plain") if x.name == "mean")
+    lines = law_lines(found, found, "harmful", "steered")
+
+    assert mean.quantity is not None
+    assert mean.quantity.prompts == 12
+    assert mean.counts["prompts left out"] == 8
+    assert all(line.counts["prompts left out"] == 8 for line in lines)
+    alone = acceptance_lines([counted(n, 1, 1) for n in range(16)], "harmful", "plain")
+    assert [line.quantity for line in alone] == [None, None]
 
 
 # -- which prompts

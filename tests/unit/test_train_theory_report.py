@@ -6,15 +6,21 @@ from typing import Any
 
 import pytest
 import typer
+from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
+from tests.support.sessions import registry
 from tseval.cli import train_report
+from tseval.data import load_rows
+from tseval.probes.steering import NOTICE
 from tseval.requests import ModelSpec
+from tseval.train import theory_draws, theory_scores
 from tseval.train.job import TrainFolder
-from tseval.train.records import Example, Recipe
-from tseval.train.report import limits, shown, theory_plots
-from tseval.train.theory import Quantity
+from tseval.train.records import Example, Fall, Gathered, Panel, Recipe
+from tseval.train.report import limits, shown, theory_page, theory_plots
+from tseval.train.theory_means import Quantity
 from tseval.train.theory_measure import load_theory
+from tseval.train.theory_sources import Settings, pool_prompts
 from tseval.types import Sampling
 
 app = typer.Typer()
@@ -151,6 +157,189 @@ def test_draws_are_as_long_as_the_training_let_harmful_prompts_be_answered(tmp_p
     assert "at most 20 tokens" in own["assumptions"]["law"]
     assert "at most 50 tokens" in other["assumptions"]["law"]
     assert len(list((path / "theory").glob("base-*"))) == 2
+
+
+# -- what a training is: its notice, panel, filter, method
+
+
+def changed(path: Path, **fields: Any) -> None:
+    """Make another training's record of it."""
+    folder = TrainFolder.load(path)
+    folder.record.recipe = replace(folder.record.recipe, **fields)
+    folder.save()
+
+
+@pytest.mark.parametrize("notice", [None, "Say no to this."])
+def test_the_theory_draws_under_the_training_s_own_notice(
+    tmp_path: Path, notice: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = training(tmp_path, options={} if notice is None else {"notice": notice})
+    asked: list[str | None] = []
+
+    def spy(text: str, under: str | None) -> str:
+        asked.append(under)
+        return f"{under}: {text}"
+
+    monkeypatch.setattr("tseval.train.theory_draws.asked_as", spy)
+    monkeypatch.setattr("tseval.train.theory_scores.asked_as", spy)
+
+    result = report(path, *SMALL, "--json")
+
+    assert result.exit_code == 0, result.output
+    assert set(asked) == {None, notice or NOTICE}
+    assert repr(notice or NOTICE) in json.loads(result.stdout)["assumptions"]["notice"]
+
+
+def test_the_prompts_of_the_panel_are_none_of_the_pool(tmp_path: Path) -> None:
+    path = training(tmp_path)
+    rows = load_rows(registry().benchmarks["quick_harmful"].card).samples[:6]
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text(
+        pool.read_text() + "".join(json.dumps({"prompt": row.prompt}) + "\n" for row in rows)
+    )
+    settings = Settings(prompts=99, benign=0)
+    whole = pool_prompts(TrainFolder.load(path), registry(), settings)["harmful"]
+
+    changed(path, panel=Panel(suites=("quick_harmful",), prompts=99))
+    rest = pool_prompts(TrainFolder.load(path), registry(), settings)["harmful"]
+
+    assert {row.prompt for row in rows} <= {each.text for each in whole}
+    assert not {row.prompt for row in rows} & {each.text for each in rest}
+    assert len(rest) == 14
+
+
+def test_a_training_that_asks_no_judges_has_the_numbers_of_its_answers_alone(
+    tmp_path: Path,
+) -> None:
+    path = training(tmp_path)
+    changed(path, method="sft", judges=())
+
+    result = report(path, *SMALL, "--json")
+    taught = report(path, *SMALL, "--teacher", "scripted/thinking")
+
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [line["name"] for line in found["lines"]] == ["perplexity"]
+    assert "nothing was drawn: this training asks no judges what is safe" in found["notes"]
+    assert report(path, "--show", "--markdown").exit_code == 0
+    assert taught.exit_code == 2
+    assert "--teacher needs a guard" in taught.stderr
+
+
+def test_a_teacher_has_to_have_harmful_prompts(tmp_path: Path) -> None:
+    path = training(tmp_path)
+    changed(path, benign=(str(tmp_path / "pool.jsonl"),), harmful=())
+
+    result = report(path, *SMALL, "--benign-prompts", "0", "--teacher", "scripted/thinking")
+
+    assert result.exit_code == 2
+    assert "--teacher answers harmful prompts" in result.stderr
+
+
+def test_prompts_without_answers_are_no_training_set(tmp_path: Path) -> None:
+    path = training(tmp_path)
+    folder = TrainFolder.load(path)
+    bare = [replace(each, answer="", steered=False) for each in folder.read_examples()]
+    folder.write_examples(bare)
+
+    result = report(path, *SMALL, "--json")
+
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert {line["law"] for line in found["lines"]} == {"plain"}
+    assert "examples that are prompts without answers are not scored" in found["notes"]
+
+
+def test_a_guard_that_fails_too_often_ends_the_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = training(tmp_path)
+    guarded = theory_draws._guarded
+
+    async def failing(session: Any, jury: Any, prompt: Any, rollout: Any) -> Any:
+        accepted = await guarded(session, jury, prompt, rollout)
+        return (None, "no verdict") if rollout.seed % 8 == 0 else accepted
+
+    monkeypatch.setattr(theory_draws, "_guarded", failing)
+
+    result = report(path, *SMALL)
+    changed(path, options={"lost": "0.5"})
+
+    assert result.exit_code == 1
+    assert "the guard (refusal-rules) gave no verdict on" in result.stderr
+    assert report(path, *SMALL, "--draws", "32").exit_code == 0
+
+
+@pytest.mark.parametrize("knows", ["teacher", "base", "both"])
+def test_a_teacher_s_ratio_has_the_end_of_the_turn_on_both_sides_or_on_neither(
+    tmp_path: Path, knows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(backend: Any) -> tuple[int, ...] | None:
+        thinks = "<think>" in backend.template().single_tokens
+        return (65,) if knows == "both" or thinks is (knows == "teacher") else None
+
+    path = training(tmp_path)
+    plain = report(path, *SMALL, "--teacher", "scripted/thinking", "--json")
+    (path / "theory" / "theory.json").unlink()
+    monkeypatch.setattr(theory_scores, "end_of_turn", end)
+
+    ended = report(path, *SMALL, "--teacher", "scripted/thinking", "--json")
+
+    assert ended.exit_code == 0, ended.output
+    plain_ratios, ratios = (
+        [
+            ratio
+            for tally in json.loads(each.stdout)["tallies"]["harmful · teacher"]
+            for ratio in tally["ratios"]
+        ]
+        for each in (plain, ended)
+    )
+    # One nat a token on either side: an end on one alone would show as one nat.
+    assert ratios
+    assert ratios == pytest.approx(plain_ratios)
+    found = json.loads(ended.stdout)
+    said = any("by both models without the end of the turn" in note for note in found["notes"])
+    assert said is (knows == "base")
+    included = "the end of the turn included" in found["assumptions"]["scored"]
+    assert included is (knows != "teacher")
+
+
+def test_the_theory_is_shown_with_the_training_s_other_filters_and_on_its_page(
+    tmp_path: Path,
+) -> None:
+    path = training(tmp_path)
+    folder = TrainFolder.load(path)
+    falls = (
+        Fall(step="safe-answer", kind="harmful", came=40, fell=10),
+        Fall(step="refuses", kind="harmful", came=30, fell=6),
+        Fall(step="closed", kind="harmful", came=30, fell=0, applies=False),
+    )
+    folder.record.gathered = Gathered(falls=falls)
+    folder.save()
+
+    result = report(path, *SMALL, "--markdown")
+
+    assert result.exit_code == 0, result.output
+    found = load_theory(TrainFolder.load(path))
+    assert found is not None
+    assert theory_page(found).sections[-1].rows == [
+        ("harmful", "safe-answer", "40", "0.750"),
+        ("harmful", "refuses", "30", "0.800"),
+    ]
+    assert "shares kept, step by step" in result.stdout
+    assert "The theory, measured" in (path / "report.html").read_text()
+
+
+def test_what_was_measured_by_older_rules_is_measured_again(tmp_path: Path) -> None:
+    path = training(tmp_path)
+    assert report(path, *SMALL).exit_code == 0
+    file = path / "theory" / "theory.json"
+    old = json.loads(file.read_text())
+    file.write_text(json.dumps({**old, "schema": 1}))
+
+    assert load_theory(TrainFolder.load(path)) is None
+    assert report(path, *SMALL).exit_code == 0
+    assert load_theory(TrainFolder.load(path)) is not None
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def _measured(folder: "TrainFolder", settings: "Settings") -> "TheoryReport":
 
     from tseval.cli.common import until_terminated
     from tseval.cli.progress import display
+    from tseval.train.output import write_report
     from tseval.train.theory_measure import load_theory, measure
 
     settings.check()
@@ -96,9 +97,12 @@ def _measured(folder: "TrainFolder", settings: "Settings") -> "TheoryReport":
     with display() as shown:
         work = measure(folder, registry(), shown, settings)
         try:
-            return asyncio.run(until_terminated(work))
+            report = asyncio.run(until_terminated(work))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+    # The training's own page shows the theory from now on.
+    write_report(folder)
+    return report
 
 
 def _known(folder: "TrainFolder") -> "TheoryReport":

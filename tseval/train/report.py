@@ -8,8 +8,10 @@ from tseval.report.html import Part
 from tseval.report.judges import Page, Section
 from tseval.report.plots import COLOURS, Plot, Series, file_name
 
-from .theory import Quantity, surprise
+from .records import Fall
+from .theory import surprise
 from .theory_draws import Tally
+from .theory_means import Quantity
 from .theory_measure import TheoryReport
 from .theory_numbers import ASSUMED, Line
 
@@ -37,10 +39,23 @@ def theory_page(report: TheoryReport) -> Page:
         for title, rows in groups.items()
     ]
     notes = [f"{letters[key]}: {report.assumptions[key]}" for key in assumed]
+    sections += _filters(report.falls)
     made = f"{report.settings.draws} draws a prompt, {report.tokens} tokens drawn"
     return Page(
         f"The theory, measured on {report.subject.name}", sections, [*notes, made, *report.notes]
     )
+
+
+def _filters(falls: Sequence[Fall]) -> list[Section]:
+    """Lay out what each step of the training's own filter kept of what came to it."""
+    rows: list[Sequence[str]] = [
+        (each.kind, each.step, str(each.came), values.value(1 - each.fell / each.came, "number"))
+        for each in falls
+        if each.applies and each.came
+    ]
+    title = "The training's own filter, of which the guard is a part: shares kept, step by step"
+    headings = ("prompts", "step", "came", "share kept")
+    return [Section(title, headings, rows, frozenset(headings[2:]))] if rows else []
 
 
 def theory_part(report: TheoryReport) -> Part:

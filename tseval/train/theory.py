@@ -18,7 +18,6 @@ Source: arXiv 2601.23143 claims the optimum and the excess; it measures neither.
 
 from collections.abc import Sequence
 from math import exp, log, sqrt
-from typing import Literal
 
 import numpy as np
 from msgspec import Struct
@@ -26,37 +25,18 @@ from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from tseval.errors import StatisticsError
-from tseval.stats import clopper_pearson, clustered_proportion, two_sided_tail
+from tseval.stats import clopper_pearson, clustered_proportion
 
-# Fewer prompts make no number, as with probes.
-LEAST_PROMPTS = 10
+from .theory_means import Floats, Quantity, enough, mean_of, student
+
 # Fewer draws a prompt say too little of its own acceptance.
 LEAST_DRAWS = 16
+# H(m) - H(a) falls well short of -log A where A is so small that few draws are accepted. Prompts
+# with fewer than these may be this share of all; with 16 draws each the mean then falls short by
+# less than a tenth of a nat.
+FEW_ACCEPTED, FEW_SHARE = 4, 0.05
 
-Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
-
-
-class Quantity(Struct, frozen=True, kw_only=True):
-    """A number with its interval, of which a side may be open.
-
-    Attributes:
-        value: The number.
-        low, high: Limits; None where the data set none.
-        says: 'is' for an estimate; 'at least' or 'at most' where ``value`` estimates a bound of
-            the quantity, so that only ``low`` or ``high`` limits the quantity itself.
-        prompts: Prompts that it rests on.
-        level: Confidence level of both limits together; each tail has half of the rest.
-        method: How the interval was made, in words.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    says: Literal["is", "at least", "at most"] = "is"
-    prompts: int
-    level: float = 0.95
-    method: str = ""
 
 
 def surprise(accepted: int, draws: int, level: float = 0.95) -> float:
@@ -114,8 +94,8 @@ def mean_surprise(accepted: ArrayLike, draws: ArrayLike, level: float = 0.95) ->
     a, m = _counts(accepted, draws)
     values = [surprise(int(x), int(n), level) for x, n in zip(a, m, strict=True)]
     if (a == 0).any():
-        return _mean(values, level, "at least")
-    found = _mean(values, level)
+        return mean_of(values, level, "at least")
+    found = mean_of(values, level)
     pooled = pooled_surprise(a, m, level).high
     high = None if pooled is None or found.high is None else max(found.high, pooled)
     return replace(found, high=high)
@@ -138,10 +118,11 @@ def pooled_surprise(accepted: ArrayLike, draws: ArrayLike, level: float = 0.95) 
     a, m = _counts(accepted, draws)
     rate = clustered_proportion(a, m, level)
     method = f"-log of {rate.method}"
-    low = max(-log(rate.high), 0.0)
+    # 0.0 first: of equal ones the first is taken, and -log(1) is -0.0.
+    low = max(0.0, -log(rate.high))
     none = rate.value == 0
     return Quantity(
-        value=low if none else max(-log(rate.value), 0.0),
+        value=low if none else max(0.0, -log(rate.value)),
         low=low,
         high=None if rate.low <= 0 else -log(rate.low),
         says="at least" if none else "is",
@@ -170,7 +151,7 @@ def kl_to_base(law: Law, accepted: ArrayLike, draws: ArrayLike, level: float = 0
     """Estimate the mean over prompts of KL(q || p) = E_q[r] - log A_s(x).
 
     A prompt of which no draw was accepted shows nothing of q; its KL is at least -log A(x),
-    whatever q is, so it enters as that, and the whole is a bound.
+    whatever q is, so it enters as that, and the whole is a bound; as it is where A_s(x) is small.
 
     Args:
         law: Of q.
@@ -187,15 +168,18 @@ def kl_to_base(law: Law, accepted: ArrayLike, draws: ArrayLike, level: float = 0
         float(r.mean()) + cost if len(r) else floor
         for r, cost, floor in zip(ratios, own, plain, strict=True)
     ]
-    return _mean(values, level, "is" if all(map(len, ratios)) else "at least")
+    sure = all(map(len, ratios)) and not scarce(law.accepted)
+    return mean_of(values, level, "is" if sure else "at least")
 
 
 def excess(law: Law, accepted: ArrayLike, draws: ArrayLike, level: float = 0.95) -> Quantity:
     """Estimate the mean over prompts of KL(q || p) + log A(x) = KL(q || p_safe).
 
     Of the prompts that have an accepted draw of q alone: there is no q on the others. Where none
-    of the draws from p was accepted, A(x) is replaced by its upper limit, and the whole is a bound
-    from above. The estimate of a mean that can't be negative may be; its limits are not.
+    of the draws from p was accepted, A(x) is only known to be below a limit; where few of q were,
+    -log A_s(x) is estimated too small. Either makes the whole a bound from above, with A_s(x) of
+    every prompt at its lower Clopper-Pearson limit. The estimate of a mean that can't be negative
+    may be; a bound is not.
 
     Args:
         law: Of q.
@@ -204,15 +188,34 @@ def excess(law: Law, accepted: ArrayLike, draws: ArrayLike, level: float = 0.95)
         level: Confidence level.
 
     Raises:
-        StatisticsError: As :func:`kl_to_base`.
+        StatisticsError: As :func:`kl_to_base`, or all of the interval is below 0.
     """
-    own, plain = _surprises(law.accepted, law.draws, level), _surprises(accepted, draws, level)
+    plain = _surprises(accepted, draws, level)
+    a, _ = _counts(accepted, draws)
+    counts = list(zip(law.accepted, law.draws, strict=True))
     ratios = _ratios(law)
     there = [place for place, r in enumerate(ratios) if len(r)]
-    values = [float(ratios[n].mean()) + own[n] - plain[n] for n in there]
-    a, _ = _counts(accepted, draws)
-    bounded = any(a[place] == 0 for place in there)
-    return _positive(_mean(values, level, "at most" if bounded else "is"))
+    bounded = scarce(law.accepted) or any(a[place] == 0 for place in there)
+
+    def own(place: int) -> float:
+        s, m = counts[place]
+        return -log(clopper_pearson(s, m, level).low) if bounded else cut_series(s, m)
+
+    values = [float(ratios[n].mean()) + own(n) - plain[n] for n in there]
+    return _positive(mean_of(values, level, "at most" if bounded else "is"))
+
+
+def scarce(accepted: Sequence[int]) -> bool:
+    """Whether too many of the prompts with an accepted draw have too few of them.
+
+    Then H(m) - H(a) over these prompts is no estimate of -log A_s(x): it falls short where A_s is
+    not far above 1/m, and more so given that a > 0.
+
+    Args:
+        accepted: a of each prompt.
+    """
+    there = [a for a in accepted if a]
+    return sum(a < FEW_ACCEPTED for a in there) > FEW_SHARE * len(there)
 
 
 def least_excess(law: Law, level: float = 0.95) -> Quantity:
@@ -227,7 +230,7 @@ def least_excess(law: Law, level: float = 0.95) -> Quantity:
         StatisticsError: As :func:`kl_to_base`.
     """
     values = [_gap(r) if len(r) else 0.0 for r in _ratios(law)]
-    return _positive(_mean(values, level, "at least"))
+    return _positive(mean_of(values, level, "at least"))
 
 
 def mean_ratio(law: Law, level: float = 0.95) -> Quantity:
@@ -236,7 +239,7 @@ def mean_ratio(law: Law, level: float = 0.95) -> Quantity:
     Raises:
         StatisticsError: As :func:`kl_to_base`.
     """
-    return _mean([float(r.mean()) for r in _ratios(law) if len(r)], level)
+    return mean_of([float(r.mean()) for r in _ratios(law) if len(r)], level)
 
 
 def cross_entropy(logprobs: ArrayLike, prompts: ArrayLike, level: float = 0.95) -> Quantity:
@@ -255,7 +258,7 @@ def cross_entropy(logprobs: ArrayLike, prompts: ArrayLike, level: float = 0.95) 
     """
     values, place = _by_prompt(logprobs, prompts)
     sums, n = np.bincount(place, -values), np.bincount(place)
-    return _mean(sums / n, level)
+    return mean_of(sums / n, level)
 
 
 def perplexity(
@@ -279,10 +282,10 @@ def perplexity(
     if lengths.shape != values.shape or not (lengths > 0).all():
         raise StatisticsError("a perplexity needs a positive number of tokens for each answer")
     costs, sizes = np.bincount(place, -values), np.bincount(place, lengths)
-    n = _enough(len(costs))
+    n = enough(len(costs))
     rate = float(costs.sum() / sizes.sum())
     spread = float(((costs - rate * sizes) ** 2).sum()) * n / (n - 1)
-    half = _t(n - 1, level) * sqrt(spread) / float(sizes.sum())
+    half = student(n - 1, level) * sqrt(spread) / float(sizes.sum())
     method = "t on the logarithm, linearised between prompts"
     low, high = exp(rate - half), exp(rate + half)
     return Quantity(value=exp(rate), low=low, high=high, prompts=n, level=level, method=method)
@@ -291,57 +294,21 @@ def perplexity(
 # -- parts
 
 
-def _mean(
-    values: Sequence[float] | Floats,
-    level: float,
-    says: Literal["is", "at least", "at most"] = "is",
-) -> Quantity:
-    """Estimate a mean over prompts; the side that a bound leaves open has no limit.
-
-    The interval is Student's with its skewness taken out: of -log A(x) a few prompts often make
-    most. For A from beta distributions, 15 to 150 prompts and 16 or 64 draws, where no bound
-    enters, each limit holds in 0.94 to 0.99 of the cases (0.975 is meant); where A is so near
-    to 1 for most prompts that nearly all of the mean is in a few, in 0.86 for 15 prompts and in
-    0.95 from 40. Without the correction the upper limit falls to 0.72 and 0.82 there.
-
-    Source: Hall (1992), "On the removal of skewness by transformation": the cubic one.
-    Differs: The t quantile in place of the normal one.
-    """
-    v = np.asarray(values, dtype=np.float64)
-    n = _enough(len(v))
-    if not np.isfinite(v).all():
-        raise StatisticsError("a mean of nats needs finite values")
-    value, spread = float(v.mean()), float(v.std(ddof=1))
-    low = high = value
-    if spread > 1e-12:
-        centred = v - value
-        skew = float((centred**3).mean() / (centred**2).mean() ** 1.5)
-        t, scale = _t(n - 1, level), spread / sqrt(n)
-        low = min(value - scale * _unskewed(t, skew, n), value)
-        high = max(value - scale * _unskewed(-t, skew, n), value)
-    return Quantity(
-        value=value,
-        low=None if says == "at most" else low,
-        high=None if says == "at least" else high,
-        says=says,
-        prompts=n,
-        level=level,
-        method="t over prompts, skewness removed",
-    )
-
-
-def _unskewed(t: float, skew: float, n: int) -> float:
-    """Quantile of the studentised mean that belongs to the one of a symmetric law."""
-    if abs(skew) < 1e-6:
-        return t
-    inner = 1 + skew * (t / sqrt(n) - skew / (6 * n))
-    return 3 * sqrt(n) / skew * (float(np.cbrt(inner)) - 1)
-
-
 def _positive(found: Quantity) -> Quantity:
-    """Keep the limits of a quantity that can't be negative from being so."""
-    low, high = (None if limit is None else max(limit, 0.0) for limit in (found.low, found.high))
-    return replace(found, low=low, high=high)
+    """Keep a quantity that can't be negative from being so, as far as its estimate allows.
+
+    Raises:
+        StatisticsError: All of the interval is below 0, so that it holds no possible value.
+    """
+    value, low, high = found.value, found.low, found.high
+    if high is not None and high < 0:
+        raise StatisticsError(
+            f"undefined: {value:.3f} with an upper limit of {high:.3f}, and it can't be below 0"
+        )
+    if found.says == "at most":
+        return replace(found, value=max(0.0, value))
+    # An estimate stays inside of its interval, be it below 0.
+    return replace(found, low=None if low is None else max(low, min(value, 0.0)))
 
 
 def _gap(r: Floats) -> float:
@@ -375,7 +342,7 @@ def _counts(accepted: ArrayLike, draws: ArrayLike) -> tuple[Counts, Counts]:
         raise StatisticsError(
             f"accepted and draws are lists of one length, got shapes {a.shape} and {m.shape}"
         )
-    _enough(len(a))
+    enough(len(a))
     if not ((m >= 1) & (a >= 0) & (a <= m)).all():
         raise StatisticsError("a prompt needs at least one draw and 0 <= accepted <= draws")
     return a, m
@@ -389,15 +356,3 @@ def _by_prompt(logprobs: ArrayLike, prompts: ArrayLike) -> tuple[Floats, NDArray
     if not np.isfinite(values).all():
         raise StatisticsError("a log-probability is not finite")
     return values, place
-
-
-def _enough(prompts: int) -> int:
-    if prompts < LEAST_PROMPTS:
-        raise StatisticsError(f"undefined: {prompts} prompts, at least {LEAST_PROMPTS} are needed")
-    return prompts
-
-
-def _t(freedom: int, level: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 1 - two_sided_tail(level)))

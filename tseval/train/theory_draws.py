@@ -10,16 +10,13 @@ from msgspec.structs import replace
 
 from tseval.errors import RowSkipped
 from tseval.probes.groups import near_duplicates
-from tseval.probes.steering import steered
 from tseval.types import Rollout, Sampling, Thinking
 
 from .records import Prompt
-from .synthesis import Jury, said
+from .synthesis import Jury, said, under
 
 if TYPE_CHECKING:
     from tseval.session import Session
-
-Asked = Literal["plain", "steered"]
 
 # Draws that share nothing with those that are trained on, or that anything else measures.
 STREAM = "theory"
@@ -80,9 +77,9 @@ def choose(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
         size *= 2
 
 
-def asked_as(prompt: str, asked: Asked) -> str:
-    """What the model is asked."""
-    return steered(prompt) if asked == "steered" else prompt
+def asked_as(prompt: str, notice: str | None) -> str:
+    """What the model is asked: the prompt as it is, or as the training put it under its notice."""
+    return prompt if notice is None else under(notice, prompt)
 
 
 async def draw(
@@ -90,7 +87,7 @@ async def draw(
     jury: Jury,
     prompts: Sequence[Prompt],
     *,
-    asked: Asked,
+    notice: str | None,
     draws: int,
     law: tuple[Sampling, Thinking],
 ) -> list[Drawn]:
@@ -100,7 +97,7 @@ async def draw(
         session: On the model that answers.
         jury: Its judges.
         prompts: What is asked.
-        asked: Plainly, or under the notice.
+        notice: Stands before each prompt; None: they are asked as they are.
         draws: Answers a prompt.
         law: As :func:`law_of` gives it.
 
@@ -113,7 +110,7 @@ async def draw(
 
     async def one(each: Drawn) -> Drawn:
         rollout = await session.generate(
-            asked_as(each.prompt.text, asked),
+            asked_as(each.prompt.text, notice),
             rollout=each.index,
             stream=STREAM,
             sampling=sampling,

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from tseval.errors import ConfigError
+from tseval.errors import ConfigError, TrainingError
 from tseval.legs import Display, watched
 from tseval.protocol import canonical_json
 from tseval.requests import Subject
 from tseval.runfolder import write_whole
 from tseval.runner import open_session
 
-from .records import Example, Prompt, PromptKind
-from .synthesis import jury_of, synthesis_spec, thinks
-from .theory_draws import Asked, Drawn, Key, Scored, Tally, draw, law_of, tally
+from .filters import LOST_SHARE
+from .records import Example, Fall, Prompt, PromptKind
+from .synthesis import Jury, jury_of, notice_of, synthesis_spec, thinks
+from .theory import LEAST_DRAWS
+from .theory_draws import Drawn, Key, Scored, Tally, draw, law_of, tally
 from .theory_numbers import ASSUMED, Line, acceptance_lines, given_lines, law_lines
 from .theory_scores import Writer, score_drawn, score_examples
 from .theory_sources import Settings, answer_sets, pool_prompts, read_answers
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from .job import TrainFolder
 
-THEORY_SCHEMA = 1
+THEORY_SCHEMA = 2
 # Share of draws without a verdict above which a remark says so.
 _LOST_SHARE = 0.01
 
@@ -42,10 +44,11 @@ class TheoryReport(Struct, frozen=True, kw_only=True):
         method: Trainer.
         subject: The base model, p.
         execution: How it was run.
-        judges: The guard.
+        judges: The guard; none where the training asks no judges, so that nothing is drawn.
         lines: The numbers.
         assumptions: What they rest on, by name.
         tallies: Draws by kind and law ('harmful · plain'), one entry a prompt.
+        falls: Steps of the training's own filter, in order: what is left after the guard.
         notes: Remarks.
         tokens: Tokens that were drawn.
         schema: Of this file.
@@ -59,17 +62,19 @@ class TheoryReport(Struct, frozen=True, kw_only=True):
     lines: tuple[Line, ...]
     assumptions: dict[str, str]
     tallies: dict[str, tuple[Tally, ...]]
+    falls: tuple[Fall, ...] = ()
     notes: tuple[str, ...] = ()
     tokens: int = 0
     schema: int = THEORY_SCHEMA
 
 
 class _Taught(NamedTuple):
-    """A teacher's draws and their log-probabilities under itself."""
+    """A teacher's draws and their log-probabilities under itself, with the turn's end or not."""
 
     name: str
     drawn: list[Drawn]
     own: dict[Key, Scored]
+    ended: bool
 
 
 def theory_folder(folder: "TrainFolder") -> Path:
@@ -78,20 +83,21 @@ def theory_folder(folder: "TrainFolder") -> Path:
 
 
 def load_theory(folder: "TrainFolder") -> TheoryReport | None:
-    """Read what was measured; None where nothing was.
+    """Read what was measured; None where nothing was, or by rules that have changed since.
 
     Raises:
         ConfigError: The file is broken.
     """
     file = theory_folder(folder) / "theory.json"
     try:
-        return msgspec.json.decode(file.read_bytes(), type=TheoryReport)
+        found = msgspec.json.decode(file.read_bytes(), type=TheoryReport)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(
             f"cannot read {file}: {error}", hint="remove it: the same command makes it again"
         ) from error
+    return found if found.schema == THEORY_SCHEMA else None
 
 
 async def measure(
@@ -106,42 +112,76 @@ async def measure(
         settings: What is measured.
 
     Raises:
-        ConfigError: A size is too small, there are too few prompts, or the judges cannot judge.
+        ConfigError: A size is too small, there are too few prompts, the judges cannot judge, or
+            there is a teacher and nothing that its answers could be compared by.
+        TrainingError: The guard failed too often.
         CapabilityMissing: The backend gives no log-probabilities.
         TsevalError: The run cannot go on.
     """
     settings.check()
     prompts = pool_prompts(folder, registry, settings)
-    sets = answer_sets({"train.jsonl": folder.read_examples()}, settings)
-    steers = any(each.steered for _, group in sets for each in group)
     spec = _spec(folder, registry, settings)
-    taught = None
-    if settings.teacher is not None:
-        taught = await _teach(folder, registry, display, settings, prompts["harmful"])
+    if settings.teacher is None:
+        report = await _measure_base(folder, registry, display, settings, prompts, None)
+        assert report is not None
+        return report
+    _require_comparable(spec, prompts["harmful"])
+    for ended in (True, False):
+        taught = await _teach(folder, registry, display, settings, prompts["harmful"], ended)
+        report = await _measure_base(folder, registry, display, settings, prompts, taught)
+        if report is not None:
+            return report
+    raise AssertionError("without ends of turns no two models differ in them")
+
+
+def _require_comparable(spec: "RunSpec", harmful: Sequence[Prompt]) -> None:
+    """Raise ConfigError where a teacher's answers could not be compared."""
+    if not harmful:
+        raise ConfigError(
+            "--teacher answers harmful prompts, and this training has none",
+            hint="leave it out, or name a training with harmful prompts",
+        )
+    if not spec.judges:
+        raise ConfigError(
+            "--teacher needs a guard that says which answers are safe, and this training asks no"
+            " judges",
+            hint="--answers FILE scores a file of its answers",
+        )
+
+
+async def _measure_base(
+    folder: "TrainFolder",
+    registry: "Registry",
+    display: Display,
+    settings: Settings,
+    prompts: Mapping[PromptKind, Sequence[Prompt]],
+    taught: _Taught | None,
+) -> TheoryReport | None:
+    """Measure the base model, and write the report.
+
+    None where the teacher's answers were scored with the end of their turn, and the base model
+    does not show its own: an end on one side alone would be no ratio.
+    """
+    examples = folder.read_examples()
+    sets = answer_sets({"train.jsonl": examples}, settings)
+    spec = _spec(folder, registry, settings)
     opened = open_session(spec, registry, display, out=_run(folder, "base", spec))
     async with opened as (session, run), watched(session, display):
         session.require("logprobs")
-        work = _Work(session, settings, spec)
-        lines, tallies = await work.kinds(prompts, steers)
+        work = _Work(session, settings, spec, folder)
+        if taught is not None and taught.ended and work.writer.end is None:
+            return None
+        if any(not each.trace and not each.answer for each in examples):
+            work.notes.append("examples that are prompts without answers are not scored")
+        lines, tallies = await work.kinds(prompts, any(each.steered for each in examples))
         if taught is not None:
             plain = tallies["harmful · plain"]
             more, tallies["harmful · teacher"] = await work.teacher(taught, plain)
             lines += more
         sets += answer_sets(read_answers(folder, settings, thinks(session)), settings)
-        for name, examples in sets:
-            lines += await work.given(name, examples)
-        report = TheoryReport(
-            settings=settings,
-            method=folder.record.recipe.method,
-            subject=msgspec.structs.replace(session.target.subject, execution={}),
-            execution=session.target.subject.execution,
-            judges=work.guard,
-            lines=tuple(lines),
-            assumptions=_assumptions(lines, work),
-            tallies={name: tuple(found) for name, found in tallies.items()},
-            notes=tuple([*work.notes, *_notes(tallies, taught)]),
-            tokens=sum(each.tokens for found in tallies.values() for each in found),
-        )
+        for name, given in sets:
+            lines += await work.given(name, given)
+        report = work.report(lines, tallies, taught)
         run.manifest.status = "complete"
     write_whole(theory_folder(folder) / "theory.json", canonical_json(report))
     return report
@@ -150,9 +190,14 @@ async def measure(
 class _Work:
     """Draws and scores in the session on the base model."""
 
-    def __init__(self, session: "Session", settings: Settings, spec: "RunSpec") -> None:
+    def __init__(
+        self, session: "Session", settings: Settings, spec: "RunSpec", folder: "TrainFolder"
+    ) -> None:
         self.session = session
-        self.jury = jury_of(session)
+        self.folder = folder
+        self.jury = jury_of(session) if spec.judges else Jury()
+        self.notice = notice_of(folder.record.recipe)
+        self.most_lost = float(folder.record.recipe.options.get("lost", LOST_SHARE))
         self.settings = settings
         self.law = (spec.sampling, spec.thinking)
         self.writer = Writer(session.target, spec.thinking.mode)
@@ -161,7 +206,8 @@ class _Work:
     @property
     def guard(self) -> tuple[str, ...]:
         """Labels of the judges that make the event."""
-        return tuple(dict.fromkeys([*(self.jury.answer or (self.jury.refusal,)), *self.jury.trace]))
+        judges = [*(self.jury.answer or (self.jury.refusal,)), *self.jury.trace]
+        return tuple(dict.fromkeys(filter(None, judges)))
 
     async def kinds(
         self, prompts: Mapping[PromptKind, Sequence[Prompt]], steers: bool
@@ -169,6 +215,9 @@ class _Work:
         """Measure the model's own law on each kind of prompts, and the steered one on harmful."""
         lines: list[Line] = []
         tallies: dict[str, list[Tally]] = {}
+        if not self.guard:
+            self.notes.append("nothing was drawn: this training asks no judges what is safe")
+            return lines, tallies
         for kind, chosen in prompts.items():
             if kind == "benign" and not self.jury.answer:
                 self.notes.append(
@@ -177,13 +226,13 @@ class _Work:
                 continue
             if not chosen:
                 continue
-            drawn = await self._draw(chosen, "plain")
+            drawn = await self.draw(chosen, None)
             plain = tallies[f"{kind} · plain"] = tally(drawn)
             lines += acceptance_lines(plain, kind, "plain")
             if kind == "harmful" and steers:
-                drawn = await self._draw(chosen, "steered")
-                own = await score_drawn(self.session, self.writer, drawn, "steered")
-                base = await score_drawn(self.session, self.writer, drawn, "plain")
+                drawn = await self.draw(chosen, self.notice)
+                own = await score_drawn(self.session, self.writer, drawn, self.notice)
+                base = await score_drawn(self.session, self.writer, drawn, None)
                 found = tallies[f"{kind} · steered"] = tally(drawn, own, base)
                 lines += acceptance_lines(found, kind, "steered")
                 lines += law_lines(found, plain, kind, "steered")
@@ -192,8 +241,17 @@ class _Work:
     async def teacher(
         self, taught: _Taught, plain: Sequence[Tally]
     ) -> tuple[list[Line], list[Tally]]:
-        """Measure what a teacher's accepted answers cost the model."""
-        base = await score_drawn(self.session, self.writer, taught.drawn, "plain")
+        """Measure what a teacher's accepted answers cost the model.
+
+        A ratio has the end of the turn on both sides or on neither.
+        """
+        writer = Writer(self.session.target, self.law[1].mode, ended=taught.ended)
+        if self.writer.end is not None and not taught.ended:
+            self.notes.append(
+                "the teacher's answers are scored by both models without the end of the turn,"
+                " which the teacher does not show"
+            )
+        base = await score_drawn(self.session, writer, taught.drawn, None)
         found = tally(taught.drawn, taught.own, base)
         lines = acceptance_lines(found, "harmful", "teacher")
         return [*lines, *law_lines(found, plain, "harmful", "teacher", foreign=True)], found
@@ -214,10 +272,39 @@ class _Work:
             lost=len(examples) - len(scored),
         )
 
-    async def _draw(self, prompts: Sequence[Prompt], asked: Asked) -> list[Drawn]:
-        return await draw(
-            self.session, self.jury, prompts, asked=asked, draws=self.settings.draws, law=self.law
+    def report(
+        self, lines: list[Line], tallies: dict[str, list[Tally]], taught: _Taught | None
+    ) -> TheoryReport:
+        """Put together what was measured."""
+        record, subject = self.folder.record, self.session.target.subject
+        return TheoryReport(
+            settings=self.settings,
+            method=record.recipe.method,
+            subject=msgspec.structs.replace(subject, execution={}),
+            execution=subject.execution,
+            judges=self.guard,
+            lines=tuple(lines),
+            assumptions=_assumptions(lines, self),
+            tallies={name: tuple(found) for name, found in tallies.items()},
+            falls=record.gathered.falls if record.gathered is not None else (),
+            notes=tuple([*self.notes, *_notes(tallies, taught)]),
+            tokens=sum(each.tokens for found in tallies.values() for each in found),
         )
+
+    async def draw(self, prompts: Sequence[Prompt], notice: str | None) -> list[Drawn]:
+        """Draw and judge; raises TrainingError where the guard failed too often."""
+        drawn = await draw(
+            self.session, self.jury, prompts, notice=notice, draws=self.settings.draws, law=self.law
+        )
+        lost = sum(each.why == "no verdict" for each in drawn)
+        judged = sum(each.accepted is not None for each in drawn) + lost
+        if lost > self.most_lost * judged:
+            raise TrainingError(
+                f"the guard ({' and '.join(self.guard)}) gave no verdict on {lost} of {judged}"
+                f" draws, more than {100 * self.most_lost:g}%",
+                hint="what it cannot read may be what it would find unsafe: take another judge",
+            )
+        return drawn
 
 
 async def _teach(
@@ -226,17 +313,19 @@ async def _teach(
     display: Display,
     settings: Settings,
     prompts: Sequence[Prompt],
+    ended: bool,
 ) -> _Taught:
-    """Draw a teacher's answers, and score them under the teacher itself."""
+    """Draw a teacher's answers, and score them under the teacher itself; resumes."""
     assert settings.teacher is not None
     spec = msgspec.structs.replace(_spec(folder, registry, settings), model=settings.teacher)
     opened = open_session(spec, registry, display, out=_run(folder, "teacher", spec))
     async with opened as (session, _), watched(session, display):
         session.require("logprobs")
-        work = _Work(session, settings, spec)
-        drawn = await work._draw(prompts, "plain")
-        own = await score_drawn(session, work.writer, drawn, "plain")
-        return _Taught(session.target.subject.name, drawn, own)
+        work = _Work(session, settings, spec, folder)
+        writer = Writer(session.target, spec.thinking.mode, ended=ended)
+        drawn = await work.draw(prompts, None)
+        own = await score_drawn(session, writer, drawn, None)
+        return _Taught(session.target.subject.name, drawn, own, writer.end is not None)
 
 
 def _run(folder: "TrainFolder", who: str, spec: "RunSpec") -> Path:
@@ -269,6 +358,8 @@ def _assumptions(lines: Sequence[Line], work: _Work) -> dict[str, str]:
         "judges": " and ".join(work.guard),
         "end": "the end of the turn included" if known else "without the end of the turn",
         "model": work.session.target.subject.name,
+        "notice": work.notice,
+        "least": LEAST_DRAWS,
     }
     used = {key for line in lines for key in line.assumes}
     return {key: text.format(**filled) for key, text in ASSUMED.items() if key in used}

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tseval.errors import StatisticsError
 
 from . import theory
-from .theory import Law, Quantity
+from .theory import LEAST_DRAWS, Law
 from .theory_draws import Tally
+from .theory_means import Quantity
 
 # What a number may rest on, by name; '{}' is filled in by whoever knows.
 ASSUMED: dict[str, str] = {
@@ -18,7 +20,9 @@ ASSUMED: dict[str, str] = {
     " {tokens} tokens",
     "guard": "safe is what {judges} says is safe, errors included; refusal, loops, leaks and"
     " duplicates are filters of their own and no part of A(x)",
-    "verdicts": "draws without a verdict would have been judged like the others of their prompt",
+    "notice": "the draws under a notice stand behind this one: {notice!r}",
+    "verdicts": "prompts with fewer than {least} draws that have a verdict are left out; other"
+    " draws without a verdict would have been judged like the rest of their prompt",
     "series": "-log A(x) by H(m) - H(a): never too large on the average, too small where A(x) is"
     " not far above 1/m",
     "none": "prompts with none accepted enter as -log of the upper Clopper-Pearson limit of A(x)",
@@ -26,12 +30,15 @@ ASSUMED: dict[str, str] = {
     " anew, towards those that are answered safely anyway; never more than E[-log A(x)], also"
     " where the bound of that is less",
     "scored": "log-probabilities are the model's own at temperature 1, in the precision that it"
-    " runs in, {end}",
+    " runs in, {end}; whatever token ended a draw, the one of the chat template is scored",
     "there": "of the prompts with an accepted draw of this law: on the others there is none of it",
     "floor": "a prompt with no accepted draw of this law enters as the least that any safe law"
     " costs there, -log A(x)",
-    "capped": "where no plain draw was accepted, A(x) is taken at its upper limit, which makes the"
-    " excess too large",
+    "capped": "an upper bound, since prompts have no accepted plain draw or few of this law: A_s(x)"
+    " is taken at its lower Clopper-Pearson limit, and A(x) at its upper one where none was"
+    " accepted",
+    "few": "many prompts have fewer than four accepted draws of this law, for which H(m) - H(a) is"
+    " less than -log A_s(x)",
     "gap": "by the draws of this law alone: E[r] + log E[exp(-r)] of each prompt's few draws, which"
     " is too small on the average",
     "tokenised": "the answers of the other model are written as {model} would write them: other"
@@ -42,6 +49,7 @@ ASSUMED: dict[str, str] = {
     "rows": "the answers are a random part of their set, or all of it; intervals are over prompts",
 }
 _COUNT = ("pool", "law", "guard", "verdicts")
+_NOTICE = {"steered": ("notice",)}
 
 
 class Line(Struct, frozen=True, kw_only=True):
@@ -82,7 +90,7 @@ def acceptance_lines(tallies: Sequence[Tally], of: str, law: str) -> list[Line]:
         of: Kind of the prompts.
         law: How they were asked.
     """
-    used = [each for each in tallies if each.draws]
+    used = [each for each in tallies if each.draws >= LEAST_DRAWS]
     accepted, draws = [each.accepted for each in used], [each.draws for each in used]
     pairs = list(zip(accepted, draws, strict=True))
     none = accepted.count(0)
@@ -90,13 +98,14 @@ def acceptance_lines(tallies: Sequence[Tally], of: str, law: str) -> list[Line]:
         "accepted": sum(accepted),
         **({"prompts with none": none} if none else {}),
         **_reasons(tallies),
-        **({"prompts without a verdict": len(tallies) - len(used)} if used != tallies else {}),
+        **({"prompts left out": len(tallies) - len(used)} if len(used) < len(tallies) else {}),
     }
     series = sum(theory.cut_series(*pair) for pair in pairs) / len(pairs) if pairs else 0.0
     note = f"with H(m) for those of none: {series:.3f}" if none else ""
     sign = "A(x)" if law == "plain" else "A_s(x)"
     optimum = " = KL(p_safe || p)" if law == "plain" else ""
     bound = ("none",) if none else ()
+    count = (*_COUNT, *_NOTICE.get(law, ()))
     return [
         _line(
             "pooled",
@@ -106,7 +115,7 @@ def acceptance_lines(tallies: Sequence[Tally], of: str, law: str) -> list[Line]:
             law=law,
             draws=sum(draws),
             counts={"accepted": sum(accepted)},
-            assumes=(*_COUNT, "joint"),
+            assumes=(*count, "joint"),
         ),
         _line(
             "mean",
@@ -116,7 +125,7 @@ def acceptance_lines(tallies: Sequence[Tally], of: str, law: str) -> list[Line]:
             law=law,
             draws=sum(draws),
             counts=counts,
-            assumes=(*_COUNT, "series", *bound),
+            assumes=(*count, "series", *bound),
             note=note,
         ),
     ]
@@ -134,10 +143,12 @@ def law_lines(
         law: Its name.
         foreign: Whether another model drew the answers.
     """
-    base = {each.prompt: each for each in plain if each.draws}
+    base = {each.prompt: each for each in plain if each.draws >= LEAST_DRAWS}
     usable = [
         each for each in tallies
-        if each.draws and each.prompt in base and bool(each.accepted) == bool(each.ratios)
+        if each.draws >= LEAST_DRAWS
+        and each.prompt in base
+        and bool(each.accepted) == bool(each.ratios)
     ]  # fmt: skip
     accepted = [base[each.prompt].accepted for each in usable]
     draws = [base[each.prompt].draws for each in usable]
@@ -147,7 +158,6 @@ def law_lines(
         ratios=[each.ratios for each in usable],
     )
     without = sum(not each.ratios for each in usable)
-    capped = any(not a and each.ratios for a, each in zip(accepted, usable, strict=True))
     counts = {
         "scored": sum(len(each.ratios) for each in usable),
         "prompts without an accepted draw": without,
@@ -156,19 +166,20 @@ def law_lines(
         "prompts left out": len(tallies) - len(usable),
     }
     counts = {name: n for name, n in counts.items() if n or name == "scored"}
-    scored = (*_COUNT, "scored", *(("tokenised",) if foreign else ()))
+    scored = (*_COUNT, *_NOTICE.get(law, ()), "scored", *(("tokenised",) if foreign else ()))
+    few = ("few",) if theory.scarce(q.accepted) else ()
     there = ("there",) if without else ()
     made: dict[str, tuple[str, Callable[[], Quantity], tuple[str, ...]]] = {
         "ratio": ("E_q[log q'(y) - log p(y)]", lambda: theory.mean_ratio(q), (*scored, *there)),
         "kl": (
             "KL(q || p)",
             lambda: theory.kl_to_base(q, accepted, draws),
-            (*scored, "series", *(("floor",) if without else ())),
+            (*scored, "series", *(("floor",) if without else ()), *few),
         ),
         "excess": (
             "excess KL(q || p) + log A(x)",
             lambda: theory.excess(q, accepted, draws),
-            (*scored, "series", *there, *(("capped",) if capped else ())),
+            (*scored, "series", *there),
         ),
         "least excess": (
             "excess, from these draws alone",
@@ -176,11 +187,12 @@ def law_lines(
             (*scored, "gap"),
         ),
     }
-    return [
+    lines = [
         _line(name, title, make, of=of, law=law, draws=counts["scored"], counts=counts,
               assumes=assumes)
         for name, (title, make, assumes) in made.items()
     ]  # fmt: skip
+    return [_capped(line) for line in lines]
 
 
 def given_lines(
@@ -241,6 +253,13 @@ def _line(
         name=name, title=title, of=of, law=law, quantity=quantity, undefined=undefined, unit=unit,
         draws=draws, counts=counts, assumes=assumes, note=note if quantity else "",
     )  # fmt: skip
+
+
+def _capped(line: Line) -> Line:
+    """Name what a bound from above rests on."""
+    if line.quantity is None or line.quantity.says != "at most":
+        return line
+    return replace(line, assumes=(*line.assumes, "capped"))
 
 
 def _reasons(tallies: Sequence[Tally]) -> dict[str, int]:

@@ -1,8 +1,10 @@
 """Probabilities of answers for the theory: completions written back as tokens, and scored.
 
-An answer's probability is that of the very tokens that were drawn, its end included. Tokens are not
-always all there (marks that a tokenizer merges with their surroundings, servers that report text
-alone): then the family's own writing is scored, and the answer counts as rewritten.
+An answer's probability is that of the very tokens that were drawn, its end included. Backends take
+the token that ended a draw away: where a model has several, that of its chat template stands for it
+under either law. Tokens are not always all there (marks that a tokenizer merges with their
+surroundings, servers that report text alone): then the family's own writing is scored, and the
+answer counts as rewritten.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +18,7 @@ from tseval.rollouts import Model
 from tseval.types import LogLikelihood, Message, Rollout, ThinkingMode
 
 from .records import Example
-from .theory_draws import TASK, Asked, Drawn, Key, Scored, asked_as
+from .theory_draws import TASK, Drawn, Key, Scored, asked_as
 
 if TYPE_CHECKING:
     from tseval.session import Session
@@ -40,12 +42,13 @@ class Writer:
     Args:
         model: The model that scores them.
         mode: How it is asked to think.
+        ended: Whether the end of the turn is scored where it is known.
     """
 
-    def __init__(self, model: Model, mode: ThinkingMode) -> None:
+    def __init__(self, model: Model, mode: ThinkingMode, *, ended: bool = True) -> None:
         self.mode = mode
         self.start = opening(model.format, mode)
-        self.end = end_of_turn(model.backend)
+        self.end = end_of_turn(model.backend) if ended else None
         self._backend = model.backend
         fmt = self.start.format
         marks = (fmt.opener_mark, fmt.answer_mark) if fmt.thinks else ()
@@ -128,7 +131,7 @@ async def score(
 
 
 async def score_drawn(
-    session: "Session", writer: Writer, drawn: Iterable[Drawn], asked: Asked
+    session: "Session", writer: Writer, drawn: Iterable[Drawn], notice: str | None
 ) -> dict[Key, Scored]:
     """Score draws that were accepted, by prompt and number.
 
@@ -136,7 +139,7 @@ async def score_drawn(
         session: On the model that scores; not always the one that drew.
         writer: Of that model.
         drawn: Draws, of which those that were not accepted are passed over.
-        asked: What the answers stand behind.
+        notice: What the answers stand behind, with the prompt; None: the prompt alone.
     """
     wanted = [each for each in drawn if each.accepted]
     session.expect(TASK, len(wanted))
@@ -145,7 +148,7 @@ async def score_drawn(
         assert each.rollout is not None
         written = writer.rollout(each.rollout)
         return _scored(
-            await score(session, writer, asked_as(each.prompt.text, asked), written), written
+            await score(session, writer, asked_as(each.prompt.text, notice), written), written
         )
 
     found: dict[Key, Scored] = {}

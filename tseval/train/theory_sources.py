@@ -12,10 +12,11 @@ from tseval.requests import ModelSpec
 
 from .accepted import make_example
 from .prompts import prompt_of, read_prompts
-from .records import Example, Prompt, PromptKind
+from .records import Example, Prompt, PromptKind, Recipe
 from .teacher import read_lessons
-from .theory import LEAST_DRAWS, LEAST_PROMPTS
+from .theory import LEAST_DRAWS
 from .theory_draws import choose
+from .theory_means import LEAST_PROMPTS
 
 if TYPE_CHECKING:
     from tseval.plugins import Registry
@@ -79,7 +80,8 @@ def pool_prompts(
     found: dict[PromptKind, list[Prompt]] = {}
     if pool:
         kinds = tuple(kind for kind in counts if kind in takes and counts[kind])
-        every = read_prompts(recipe, registry, kinds=kinds)
+        evaluated = _evaluated(recipe, registry)
+        every = read_prompts(recipe, registry, evaluated=evaluated, kinds=kinds)
         found = {kind: choose(every.of(kind), counts[kind], settings.seed) for kind in kinds}
     else:
         texts = {each.prompt: each for each in folder.read_examples()}
@@ -97,6 +99,15 @@ def pool_prompts(
                 hint="the theory is measured on larger pools",
             )
     return found
+
+
+def _evaluated(recipe: Recipe, registry: "Registry") -> list[str]:
+    """What the training's panel asks: none of it is in the pool."""
+    if not recipe.panel.suites:
+        return []
+    from .panel import benchmarks_of, halves_of
+
+    return halves_of(recipe, benchmarks_of(recipe, registry)).prompts
 
 
 def read_answers(
@@ -122,14 +133,17 @@ def read_answers(
 def answer_sets(
     files: Mapping[str, Sequence[Example]], settings: Settings
 ) -> list[tuple[str, list[Example]]]:
-    """Group answers by file, kind and notice; of each group at most so many rows."""
+    """Group answers by file, kind and notice; of each group at most so many rows.
+
+    Examples that are prompts alone, whose completions a trainer draws as it fits, are no answers.
+    """
 
     def rank(example: Example) -> str:
         return hashlib.sha256(f"theory\0{settings.seed}\0{example.id}".encode()).hexdigest()
 
     groups: dict[str, dict[str, Example]] = {}
     for file, examples in files.items():
-        for each in examples:
+        for each in (each for each in examples if each.trace or each.answer):
             notice = ", drawn under the notice" if each.steered else ""
             # The same prompt and answer twice is one row.
             groups.setdefault(f"{file} · {each.kind}{notice}", {})[each.id] = each
