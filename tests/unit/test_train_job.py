@@ -9,7 +9,7 @@ import pytest
 from tseval.errors import ConfigError
 from tseval.requests import ModelSpec
 from tseval.train.job import TrainFolder, digests
-from tseval.train.records import Gathered, Recipe
+from tseval.train.records import Adapter, Fit, Gathered, Recipe
 
 
 def recipe(harmful: Path, **more: Any) -> Recipe:
@@ -83,3 +83,13 @@ def test_a_file_that_is_gone_by_now_keeps_no_training_from_going_on(
     begun.save()
     prompts.unlink()
     assert str(prompts) in TrainFolder.choose(tmp_path / "t", wanted).record.files
+
+
+def test_a_recipe_with_whole_numbers_goes_on_as_it_is_read_back(
+    tmp_path: Path, prompts: Path
+) -> None:
+    wanted = recipe(prompts, fit=Fit(epochs=5, learning_rate=1, kl=1), adapter=Adapter(dropout=0))
+    begun = TrainFolder.choose(tmp_path / "t", wanted)
+    begun.save()
+    assert TrainFolder.load(tmp_path / "t").record.recipe.hash == wanted.hash
+    assert TrainFolder.choose(tmp_path / "t", wanted).record.recipe == wanted

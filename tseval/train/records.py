@@ -141,7 +141,9 @@ class Recipe(Struct, frozen=True, kw_only=True):
         """Twelve hex digits; equal for two recipes that train the same thing."""
         import msgspec
 
-        fields: dict[str, Any] = msgspec.to_builtins(self)
+        # As it is read back from a file: a whole number that stands for a fraction is one.
+        same = msgspec.convert(msgspec.to_builtins(self), Recipe)
+        fields: dict[str, Any] = msgspec.to_builtins(same)
         del fields["data_dirs"], fields["judge_options"], fields["panel"]["data_dirs"]
         # How much is held in memory at once, and how often it is saved, change no step.
         for name in ("micro_batch", "micro_tokens", "save_steps"):
