@@ -4,11 +4,11 @@
 row's outcome, without any text. Two runs are compared by pairing these rows.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
+import msgspec
 from msgspec import Struct, field
 
 from .errors import ConfigError, TsevalError
@@ -16,6 +16,8 @@ from .metrics import Judged
 from .types import Score
 
 OUTCOMES_SCHEMA = 1
+# Of a hash.
+_DIGITS = 12
 # A rollout that is not there.
 _MISSING = "-"
 # Characters of outcomes; a quote or a backslash would be escaped, and the dash is taken.
@@ -48,15 +50,13 @@ class Rows(Struct, frozen=True, kw_only=True):
     """The rows of one or more series, in the order of their hashes.
 
     Attributes:
-        hashes: Of the samples, 12 hex digits each, sorted.
-        clusters: Number of each sample's cluster; equal numbers are not independent.
-        names: Hash of each cluster, by its number.
+        hashes: Of the samples, 12 hex digits each, one behind the other.
+        clusters: Hash of each sample's cluster, likewise; equal ones are not independent.
         rollouts: Rollouts of each sample.
     """
 
-    hashes: tuple[str, ...]
-    clusters: tuple[int, ...]
-    names: tuple[str, ...]
+    hashes: str
+    clusters: str
     rollouts: tuple[int, ...]
 
 
@@ -117,9 +117,9 @@ class Outcomes(Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raise ConfigError where lengths or references do not fit each other."""
         for rows in self.rows:
-            alike = len(rows.hashes) == len(rows.clusters) == len(rows.rollouts)
-            inside = all(0 <= each < len(rows.names) for each in rows.clusters)
-            if not alike or not inside or any(each < 1 for each in rows.rollouts):
+            wanted = _DIGITS * len(rows.rollouts)
+            alike = len(rows.hashes) == len(rows.clusters) == wanted
+            if not alike or any(each < 1 for each in rows.rollouts):
                 raise ConfigError("its tables of rows do not fit themselves")
         for series in self.series:
             if not 0 <= series.rows < len(self.rows):
@@ -135,30 +135,25 @@ def key_of(score: Score) -> SeriesKey:
 
 def row_hash(sample: str, prompt: str) -> str:
     """Hash a sample's id and prompt to twelve hex digits, the same in every run that asks it."""
-    return sha256(f"{sample}\0{prompt}".encode(errors="surrogatepass")).hexdigest()[:12]
+    return sha256(f"{sample}\0{prompt}".encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
 
 
 class OutcomeBook:
-    """Collects outcomes as scores are made, and packs them."""
+    """Collects outcomes as scores are made, packed: a few dozen bytes a row."""
 
     def __init__(self) -> None:
-        self._kept: dict[SeriesKey, tuple[str, list[RowOutcome]]] = {}
+        self._tables: dict[Rows, Rows] = {}
+        self._kept: dict[SeriesKey, tuple[Rows, Series]] = {}
 
     def keep(self, score: Score, rows: Iterable[Judged]) -> None:
-        """Keep the rows of a score; a series that was kept before is replaced."""
-        self._kept[key_of(score)] = (
-            score.fingerprint,
-            [
-                RowOutcome(
-                    row=each.row,
-                    rollout=each.rollout,
-                    cluster=row_hash("cluster", each.cluster),
-                    outcome=each.outcome,
-                    value=None if each.hit is None else float(each.hit),
-                )
-                for each in rows
-            ],
-        )
+        """Keep the rows of a score; a series that was kept before is replaced.
+
+        Raises:
+            TsevalError: Two rows are the same rollout of the same sample.
+        """
+        table, series = _packed(score, rows)
+        # Other readings of the same rows share them.
+        self._kept[series.key] = self._tables.setdefault(table, table), series
 
     def forget(self, benchmark: str) -> None:
         """Drop what a benchmark kept before it failed."""
@@ -166,7 +161,7 @@ class OutcomeBook:
             del self._kept[key]
 
     def packed(self, scores: Iterable[Score], earlier: Outcomes) -> Outcomes:
-        """Pack what is kept, with what an earlier leg kept of other scores.
+        """Put together what is kept, and what an earlier leg kept of other scores.
 
         Args:
             scores: Of the scorecard that is written beside it; series of others are left out.
@@ -176,66 +171,53 @@ class OutcomeBook:
         kept = dict(self._kept)
         for series in earlier.series:
             if wanted.get(series.key) == series.fingerprint:
-                before = decoded(earlier.rows[series.rows], series)
-                kept.setdefault(series.key, (series.fingerprint, list(before)))
+                kept.setdefault(series.key, (earlier.rows[series.rows], series))
         tables: dict[Rows, int] = {}
-        packed = []
+        found = []
         for key in (key for key in wanted if key in kept):
-            fingerprint, found = kept[key]
-            found.sort(key=lambda each: (each.row, each.rollout))
-            rows = _rows(found)
-            place = tables.setdefault(rows, len(tables))
-            packed.append(_encoded(key, fingerprint, place, rows, found))
-        return Outcomes(rows=tuple(tables), series=tuple(packed))
+            table, series = kept[key]
+            place = tables.setdefault(table, len(tables))
+            found.append(msgspec.structs.replace(series, rows=place))
+        return Outcomes(rows=tuple(tables), series=tuple(found))
 
 
-def _rows(found: list[RowOutcome]) -> Rows:
-    sizes: defaultdict[str, int] = defaultdict(int)
-    clusters: dict[str, str] = {}
-    for each in found:
-        sizes[each.row] = max(sizes[each.row], each.rollout + 1)
-        clusters[each.row] = each.cluster
-    names = sorted({*clusters.values()})
-    numbers = {name: number for number, name in enumerate(names)}
-    return Rows(
-        hashes=tuple(sizes),
-        clusters=tuple(numbers[clusters[row]] for row in sizes),
-        names=tuple(names),
-        rollouts=tuple(sizes.values()),
-    )
-
-
-def _encoded(
-    key: SeriesKey, fingerprint: str, place: int, rows: Rows, found: list[RowOutcome]
-) -> Series:
-    distinct = sorted({(each.outcome, each.value) for each in found}, key=repr)
-    if len(distinct) > _MOST:
-        raise TsevalError(f"{key[0]}: {len(distinct)} distinct outcomes of {key[2]}")
-    code = {pair: _character(number) for number, pair in enumerate(distinct)}
-    starts, start = {}, 0
-    for row, size in zip(rows.hashes, rows.rollouts, strict=True):
-        starts[row] = start
-        start += size
-    codes = [_MISSING] * start
-    for each in found:
-        at = starts[each.row] + each.rollout
-        if codes[at] != _MISSING:
+def _packed(score: Score, rows: Iterable[Judged]) -> tuple[Rows, Series]:
+    codes: dict[tuple[str, float | None], str] = {}
+    # Cluster and codes of each sample; single characters take no memory of their own.
+    places: dict[str, tuple[str, str]] = {}
+    for each in rows:
+        pair = each.outcome, None if each.hit is None else float(each.hit)
+        code = codes.setdefault(pair, _character(len(codes)))
+        _, said = places.get(each.row, ("", ""))
+        said = said.ljust(each.rollout + 1, _MISSING)
+        if said[each.rollout] != _MISSING:
             raise TsevalError(
-                f"{key[0]}: two rows are {each.row}, rollout {each.rollout}",
+                f"{score.benchmark}: two rows are {each.row}, rollout {each.rollout}",
                 hint="a bug of the benchmark: its sample ids are not unique",
             )
-        codes[at] = code[each.outcome, each.value]
-    benchmark, group, metric, judge = key
-    return Series(
-        benchmark=benchmark,
-        group=group,
-        metric=metric,
-        judge=judge,
-        fingerprint=fingerprint,
-        rows=place,
-        legend={code[pair]: pair for pair in distinct},
-        codes="".join(codes),
+        said = said[: each.rollout] + code + said[each.rollout + 1 :]
+        places[each.row] = each.cluster, said
+    if len(codes) > _MOST:
+        raise TsevalError(f"{score.benchmark}: {len(codes)} distinct outcomes of {score.metric}")
+    order = sorted(places)
+    table = Rows(
+        hashes="".join(order),
+        clusters="".join(row_hash("cluster", places[row][0]) for row in order),
+        rollouts=tuple(len(places[row][1]) for row in order),
     )
+    # In an order of their own, so that the order in which rows came never shows.
+    final = {pair: _character(n) for n, pair in enumerate(sorted(codes, key=repr))}
+    turned = str.maketrans({code: final[pair] for pair, code in codes.items()})
+    series = Series(
+        benchmark=score.benchmark,
+        group=score.group,
+        metric=score.metric,
+        judge=score.judge,
+        fingerprint=score.fingerprint,
+        legend={final[pair]: pair for pair in sorted(codes, key=repr)},
+        codes="".join(places[row][1] for row in order).translate(turned),
+    )
+    return table, series
 
 
 def _character(number: int) -> str:
@@ -255,7 +237,9 @@ def decoded(rows: Rows, series: Series) -> Iterator[RowOutcome]:
             f"{series.benchmark}: {len(series.codes)} outcomes of {sum(rows.rollouts)} rollouts"
         )
     place = 0
-    for row, cluster, size in zip(rows.hashes, rows.clusters, rows.rollouts, strict=True):
+    for number, size in enumerate(rows.rollouts):
+        part = slice(number * _DIGITS, (number + 1) * _DIGITS)
+        row, cluster = rows.hashes[part], rows.clusters[part]
         for rollout in range(size):
             code = series.codes[place]
             place += 1
@@ -264,4 +248,4 @@ def decoded(rows: Rows, series: Series) -> Iterator[RowOutcome]:
             if code not in series.legend:
                 raise ConfigError(f"{series.benchmark}: {code!r} is no outcome of its legend")
             outcome, value = series.legend[code]
-            yield RowOutcome(row, rollout, rows.names[cluster], outcome, value)
+            yield RowOutcome(row, rollout, cluster, outcome, value)

@@ -152,10 +152,9 @@ class ReasoningBenchmark(CardBenchmark):
         sizes: dict[str, dict[str, int]],
     ) -> Iterator[Score]:
         rollouts = session.spec.rollouts
-        each_rollout = [judged(each) for each in checked]
         base = self._base(session, rows, identity, PASS_AT_1, PASS_AT_1.name)
-        single = score(PASS_AT_1, each_rollout, base)
-        session.outcomes.keep(single, each_rollout)
+        single = score(PASS_AT_1, (judged(each) for each in checked), base)
+        session.outcomes.keep(single, (judged(each) for each in checked))
         yield single
         for name in next(iter(sizes.values()), {}):
             base = self._base(session, rows, identity, PASS_AT_1, name)

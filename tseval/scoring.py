@@ -171,9 +171,9 @@ def scores_of(
                 ]
                 if chosen:
                     base = _base(card, metric, seat, group, chosen, protocol(seat), declare)
-                    rows = [_judged(metric, seat.label, each) for each in chosen]
-                    found = score(metric, rows, base)
-                    keep(found, rows)
+                    # Made twice rather than held: there may be a million.
+                    found = score(metric, (_judged(metric, seat.label, e) for e in chosen), base)
+                    keep(found, (_judged(metric, seat.label, each) for each in chosen))
                     yield found
 
 

@@ -143,9 +143,8 @@ def test_rows_of_another_leg_than_the_score_are_refused(other: Score) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        {"names": ()},
-        {"clusters": (0,)},
-        {"clusters": (-1, 0)},
+        {"hashes": "0123"},
+        {"clusters": "0123456789ab"},
         {"rollouts": (1, 0)},
         {"rollouts": (1, 2)},
     ],
