@@ -1,6 +1,7 @@
 """What a model string finds, how it is identified, and how a wrong one is refused."""
 
 import asyncio
+import importlib
 import json
 import os
 import sys
@@ -158,6 +159,9 @@ def test_without_peft_an_adapter_says_what_to_install(
 ) -> None:
     config = {"base_model_name_or_path": str(folder), "peft_type": "LORA"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    # They look for it once and remember: what is imported later must not find it missing for good.
+    for library in ("transformers.utils", "accelerate.utils"):
+        importlib.import_module(library).is_peft_available()
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(BackendError, match=r"needs the package 'peft'\nhint: pip install"):
         with_model(spec(str(tmp_path)), None)  # type: ignore[arg-type]
