@@ -128,7 +128,14 @@ def _compared(before: _Side, after: _Side) -> Changes:
     here = {(row.key, row.title): row for row in after.card.findings}
     outcomes = before.folder.outcomes(), after.folder.outcomes()
     rows = [
-        _change(there[at], row, _paired(_score(before, row), _score(after, row), outcomes))
+        _change(
+            there[at],
+            row,
+            _paired(_score(before, row), _score(after, row), outcomes),
+            key=row.key,
+            title=row.title,
+            axis=row.axis,
+        )
         for at, row in here.items()
         if at in there
     ]
@@ -200,7 +207,11 @@ def score_changes(baseline: RunFolder, candidate: RunFolder) -> Changes:
     changes = []
     for place in shared:
         paired = _paired(there[place], here[place], outcomes)
-        changes.append(_changed_score(there[place], here[place], paired, several))
+        left, right = there[place], here[place]
+        title = _titled(right, several)
+        changes.append(
+            _change(left, right, paired, key=right.metric, title=title, axis=right.metric)
+        )
     sides_named = [_Named(folder, card) for folder, card in sides]
     return Changes(
         before=_named(sides_named[0]),
@@ -219,27 +230,9 @@ def _plain(card: Scorecard, score: Score) -> bool:
     return not (score.member or score.group == "average" or card.is_probed(score))
 
 
-def _changed_score(there: Score, here: Score, paired: Estimate | None, several: bool) -> Change:
-    found = None
-    if there.estimate is not None and here.estimate is not None:
-        found = paired or independent(there.estimate, here.estimate)
-    named = [here.benchmark, here.group, here.title or here.metric.replace("_at_", "@")]
-    named += [here.judge] if several else []
-    why = [f"{name}: {s.undefined}" for name, s in (("before", there), ("after", here))]
-    return Change(
-        key=here.metric,
-        title=", ".join(filter(None, named)),
-        unit=here.unit,
-        higher_is_better=here.higher_is_better,
-        axis=here.metric,
-        before=there.estimate,
-        after=here.estimate,
-        n_before=there.n,
-        n_after=here.n,
-        undefined="" if found is not None else "; ".join(w for w in why if not w.endswith(": ")),
-        difference=found,
-        reading=_reading(found, here.higher_is_better),
-    )
+def _titled(score: Score, several: bool) -> str:
+    named = [score.benchmark, score.group, score.title or score.metric.replace("_at_", "@")]
+    return ", ".join(filter(None, [*named, score.judge if several else ""]))
 
 
 # -- comparable or not
@@ -291,17 +284,25 @@ def _differences(before: _Side, after: _Side) -> Iterator[tuple[str, list[str]]]
 # -- one row
 
 
-def _change(there: Finding, here: Finding, paired: Estimate | None) -> Change:
+def _change(
+    there: Finding | Score,
+    here: Finding | Score,
+    paired: Estimate | None,
+    *,
+    key: str,
+    title: str,
+    axis: str,
+) -> Change:
     found = None
     if there.estimate is not None and here.estimate is not None:
         found = paired or independent(there.estimate, here.estimate)
     why = [f"{name}: {row.undefined}" for name, row in (("before", there), ("after", here))]
     return Change(
-        key=here.key,
-        title=here.title,
+        key=key,
+        title=title,
         unit=here.unit,
         higher_is_better=here.higher_is_better,
-        axis=here.axis,
+        axis=axis,
         before=there.estimate,
         after=here.estimate,
         n_before=there.n,
