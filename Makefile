@@ -14,7 +14,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 # Byte-compiling what is mostly never imported would double the time (204 s against 110 s on two cores).
 INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --no-input --no-compile -c constraints.txt
-CODE := tseval benchmarks judges leaderboards tests bench
+CODE := tseval benchmarks judges leaderboards tests bench tools
 # How many processes run the fast tests; 0 is this one alone, for a debugger.
 TEST_PROCESSES ?= 2
 # A stamp is newer than both files as long as the environment matches them.
@@ -73,7 +73,8 @@ wheel: $(DEV) ## build the wheel into dist/
 	@rm -rf build
 	@ls -l dist
 
-docs: $(DOCS) ## build the documentation into build/site
+docs: $(DOCS) ## write the reference anew and build the documentation into build/site
+	@$(PY) tools/reference.py
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 	@echo "build/site/index.html"
 
