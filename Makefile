@@ -27,7 +27,7 @@ VLLM_PY := $(VLLM_VENV)/bin/python
 VLLM_INSTALL := $(VLLM_PY) -m pip install -qq --disable-pip-version-check --no-input --no-compile -c constraints-vllm.txt
 VLLM := $(VLLM_VENV)/.installed
 
-.PHONY: help demo test test-slow test-vllm lint bench wheel docs clean
+.PHONY: help demo test test-slow test-browser test-vllm lint bench wheel docs clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,13 +38,16 @@ demo: $(RUN) ## run the quick suite on a small real model and print its scorecar
 
 # Nothing is compiled as it is installed: what the first test process imports must stay compiled for
 # the hundreds after it, each two to four times as slow to start without.
-test test-slow: export PYTHONDONTWRITEBYTECODE =
+test test-slow test-browser: export PYTHONDONTWRITEBYTECODE =
 
 test: $(DEV) ## run the fast tests
-	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not model and not vllm"
+	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not model and not vllm and not browser"
 
 test-slow: $(DEV) ## run the simulations, the builds and the tests on the demo model
-	@$(PY) -m pytest -q -m "(slow or model) and not vllm"
+	@$(PY) -m pytest -q -m "(slow or model) and not vllm and not browser"
+
+test-browser: $(DEV) ## open the pages in a headless Chromium (Debian: chromium, chromium-driver)
+	@$(PY) -m pytest -q -m browser tests/browser
 
 # An engine is three processes that each import vLLM: without bytecode that takes half a minute more each.
 test-vllm: export PYTHONDONTWRITEBYTECODE =
