@@ -14,11 +14,10 @@ import statistics
 import time
 from collections.abc import Callable
 
-from tseval.models._hf_load import load
-from tseval.models._hf_options import read_options
-from tseval.models._hf_passes import Reading, count_layers, pad_right, read
 from tseval.models.demo import demo_model
-from tseval.models.hf import resolve
+from tseval.models.hf.load import load, resolve
+from tseval.models.hf.options import read_options
+from tseval.models.hf.passes import Reading, count_layers, pad_right, read
 from tseval.requests import ModelSpec
 
 

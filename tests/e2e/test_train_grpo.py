@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 
 from tests.support.panel_judges import Quiet, registry_with
 from tests.support.sessions import finish, session_on
-from tseval.models._hf_load import resolve
 from tseval.models.demo import demo_folder
+from tseval.models.hf.load import resolve
 from tseval.requests import ModelSpec
 from tseval.roles import JudgeCard, JudgeCase, JudgeModel
 from tseval.testing import ScriptedBackend

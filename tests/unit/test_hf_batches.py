@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from tseval.models._hf_batches import BatchLimits, admit, passes, surplus
+from tseval.models.hf.batches import BatchLimits, admit, passes, surplus
 
 
 def limits(**changed: int) -> BatchLimits:

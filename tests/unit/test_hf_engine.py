@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.support.tiny_models import byte_tokenizer, tiny_model
-from tseval.models._hf_batches import BatchLimits, admit
-from tseval.models._hf_cache import layers_that_fit
-from tseval.models._hf_engine import Engine
-from tseval.models._hf_passes import Choosing, Reading, Scoring, choose, count_layers, read, score
-from tseval.models._hf_rows import Row
-from tseval.models._hf_text import Text
+from tseval.models.hf.batches import BatchLimits, admit
+from tseval.models.hf.cache import layers_that_fit
+from tseval.models.hf.engine import Engine
+from tseval.models.hf.passes import Choosing, Reading, Scoring, choose, count_layers, read, score
+from tseval.models.hf.rows import Row
+from tseval.models.hf.text import Text
 from tseval.requests import CompletionRequest
 from tseval.thinking import Limits
 from tseval.types import Sampling
@@ -200,7 +200,7 @@ def test_choices_have_the_shares_of_the_full_logits(
     rows = [Choosing(PROMPTS[n], choices[: 2 + n % 2]) for n in (1, 4, 2, 0, 4)]
     with torch.inference_mode():
         found = choose(model, rows, 257)
-        monkeypatch.setattr("tseval.models._hf_passes._LOGITS", 300)
+        monkeypatch.setattr("tseval.models.hf.passes._LOGITS", 300)
         in_parts = choose(model, rows, 257)
         for each, result, alone in zip(rows, found, in_parts, strict=True):
             shares = model(input_ids=torch.tensor([each.ids])).logits[0, -1].log_softmax(dim=-1)

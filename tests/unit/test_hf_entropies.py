@@ -11,8 +11,8 @@ import torch
 from tests.support.tiny_models import save_tiny
 from tseval.formats import FORCED_TAGS
 from tseval.interventions import SafeRemind
-from tseval.models._hf_entropies import top_entropy
 from tseval.models.hf import HfBackend
+from tseval.models.hf.entropies import top_entropy
 from tseval.requests import Completion, CompletionRequest, ModelSpec
 from tseval.thinking import Limits
 from tseval.types import Message, Sampling

@@ -14,14 +14,14 @@ import pytest
 
 from tests.support.tiny_models import save_tiny
 from tseval.errors import BackendError, ConfigError, RequestFailed
-from tseval.models._hf_batches import BatchLimits
-from tseval.models._hf_engine import Engine
-from tseval.models._hf_identity import cache_folder, source_identity
-from tseval.models._hf_load import resolve
-from tseval.models._hf_options import likely_device, read_options
-from tseval.models._hf_source import Source, locate
-from tseval.models._hf_worker import Worker
 from tseval.models.hf import HfBackend
+from tseval.models.hf.batches import BatchLimits
+from tseval.models.hf.engine import Engine
+from tseval.models.hf.identity import cache_folder, source_identity
+from tseval.models.hf.load import resolve
+from tseval.models.hf.options import likely_device, read_options
+from tseval.models.hf.source import Source, locate
+from tseval.models.hf.worker import Worker
 from tseval.requests import (
     CompletionRequest,
     HiddenStatesRequest,

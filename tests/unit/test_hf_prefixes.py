@@ -10,15 +10,15 @@ import torch
 
 from tests.support.tiny_models import byte_tokenizer, save_tiny, tiny_model
 from tseval.errors import ConfigError
-from tseval.models._hf_batches import BatchLimits, admit
-from tseval.models._hf_cache import layers_that_fit
-from tseval.models._hf_engine import Engine, Prefill
-from tseval.models._hf_limits import share_out
-from tseval.models._hf_options import OPTIONS, read_options
-from tseval.models._hf_prefixes import PrefixTree, may_share, read_first, shared_length
-from tseval.models._hf_rows import Row
-from tseval.models._hf_text import Text
 from tseval.models.hf import HfBackend
+from tseval.models.hf.batches import BatchLimits, admit
+from tseval.models.hf.cache import layers_that_fit
+from tseval.models.hf.engine import Engine, Prefill
+from tseval.models.hf.limits import share_out
+from tseval.models.hf.options import OPTIONS, read_options
+from tseval.models.hf.prefixes import PrefixTree, may_share, read_first, shared_length
+from tseval.models.hf.rows import Row
+from tseval.models.hf.text import Text
 from tseval.requests import CompletionRequest, ModelSpec
 from tseval.thinking import Limits
 from tseval.types import Message, Sampling
@@ -256,7 +256,7 @@ def test_logits_behind_a_shared_beginning_are_those_of_the_whole_text(
                 seen.setdefault(len(each.prompt), scores[n].clone())
             return scores
 
-    monkeypatch.setattr("tseval.models._hf_engine.SeededProcessor", Watching)
+    monkeypatch.setattr("tseval.models.hf.engine.SeededProcessor", Watching)
     engine = engine_of(model)
     finish(engine, [row(text, ids, tokens=2) for ids in CUTS])
     assert engine.prefill.computed < engine.prefill.asked / 2
@@ -366,7 +366,7 @@ def test_equal_bytes_and_a_prefix_cache_exclude_each_other() -> None:
 def test_what_is_kept_of_prompts_is_taken_from_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
     token = 3 * 2 * 2 * 8 * 4
-    monkeypatch.setattr("tseval.models._hf_limits.free_bytes", lambda device: 40_000 * token)
+    monkeypatch.setattr("tseval.models.hf.limits.free_bytes", lambda device: 40_000 * token)
 
     def share(shares: bool = True, **given: str):
         return share_out(model, "cpu", read_options("hf", given), shares=shares)

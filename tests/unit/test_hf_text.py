@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.tiny_models import TEMPLATE, byte_tokenizer
 from tseval.errors import CapabilityMissing, RequestFailed
-from tseval.models._hf_text import Text
+from tseval.models.hf.text import Text
 from tseval.types import Message
 
 HELLO = (Message(role="user", content="Hi"),)

@@ -11,7 +11,7 @@ import pytest
 from tests.support.sessions import registry
 from tests.support.tiny_models import save_tiny, tiny_model
 from tseval.errors import ConfigError, TrainingError
-from tseval.models._hf_load import resolve
+from tseval.models.hf.load import resolve
 from tseval.requests import ModelSpec, Subject
 from tseval.train import sft, stepping, weights
 from tseval.train.job import Job, TrainFolder

@@ -7,8 +7,8 @@ import pytest
 from tests.support import templates
 from tests.support.tiny_models import byte_tokenizer
 from tseval.formats import BUILTIN_FAMILIES, choose_format, opening
-from tseval.models._hf_text import Text
-from tseval.models._words import Words
+from tseval.models.hf.text import Text
+from tseval.models.hf.words import Words
 from tseval.requests import ModelSpec
 from tseval.thinking import parse, parse_answer
 from tseval.train.records import Example

@@ -8,8 +8,8 @@ import pytest
 from tests.support.tiny_models import byte_tokenizer
 from tseval.errors import BackendUnavailable, CapabilityMissing, RequestFailed
 from tseval.models import vllm as backends
-from tseval.models._hf_text import Text
 from tseval.models._vllm_load import Loaded
+from tseval.models.hf.text import Text
 from tseval.models.vllm import VllmBackend
 from tseval.requests import (
     ChoiceRequest,

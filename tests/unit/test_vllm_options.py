@@ -14,10 +14,10 @@ import pytest
 
 from tseval.errors import BackendError, ConfigError
 from tseval.models import _vllm_load as loading
-from tseval.models._hf_load import Named
-from tseval.models._hf_source import Source
 from tseval.models._vllm_options import OPTIONS, engine_arguments, read_options
 from tseval.models._vllm_requests import attempt_seed, sampling_fields
+from tseval.models.hf.load import Named
+from tseval.models.hf.source import Source
 from tseval.models.vllm import VllmBackend
 from tseval.plugins import load_registry
 from tseval.requests import ModelSpec

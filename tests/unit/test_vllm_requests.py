@@ -11,9 +11,9 @@ import pytest
 from tests.support.tiny_models import byte_tokenizer
 from tseval.errors import BackendUnavailable, RequestFailed
 from tseval.formats import FORCED_TAGS, NO_FORMAT
-from tseval.models._hf_rows import Row
-from tseval.models._hf_text import Text
 from tseval.models._vllm_requests import Requests
+from tseval.models.hf.rows import Row
+from tseval.models.hf.text import Text
 from tseval.requests import CompletionRequest
 from tseval.thinking import Limits
 from tseval.types import Sampling

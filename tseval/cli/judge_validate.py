@@ -198,7 +198,7 @@ def _validate(
 
 def _cached(judge: str, options: dict[str, str], file: "LabelFile") -> Path:
     """Name the folder in the user's cache that the same command always gets."""
-    from tseval.models._hf_identity import cache_folder
+    from tseval.models.hf.identity import cache_folder
     from tseval.protocol import fingerprint
 
     asked = {"judge": judge, "options": options, "labels": file.digest}

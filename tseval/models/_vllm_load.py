@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tseval.errors import BackendError, ConfigError, TsevalError
-from tseval.requests import ModelSpec, Report, Subject
-
-from ._hf_identity import text_identity
-from ._hf_limits import free_bytes
-from ._hf_load import (
+from tseval.models.hf.identity import text_identity
+from tseval.models.hf.limits import free_bytes
+from tseval.models.hf.load import (
     Named,
     ignored_settings,
     load_tokenizer,
@@ -26,9 +24,11 @@ from ._hf_load import (
     resolve,
     without_bars,
 )
-from ._hf_options import HfOptions
-from ._hf_source import Source
-from ._hf_text import Text
+from tseval.models.hf.options import HfOptions
+from tseval.models.hf.source import Source
+from tseval.models.hf.text import Text
+from tseval.requests import ModelSpec, Report, Subject
+
 from ._vllm_options import VllmOptions, engine_arguments
 from .demo import demo_model
 

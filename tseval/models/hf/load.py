@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from tseval.errors import BackendError
 from tseval.requests import ModelSpec, Report, Subject
 
-from ._hf_identity import source_identity, text_identity
-from ._hf_options import HfOptions
-from ._hf_source import Source, locate
-from ._hf_text import Text
+from .identity import source_identity, text_identity
+from .options import HfOptions
+from .source import Source, locate
+from .text import Text
 
 # How long an OpenMP thread waits awake for the others, in turns of libgomp's loop. By default it
 # waits for as long as it takes, which is fast alone and ruins everything on a shared machine:

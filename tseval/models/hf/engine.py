@@ -17,12 +17,13 @@ from importlib import import_module
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._hf_batches import BatchLimits, passes, surplus
-from ._hf_cache import SlotStore
-from ._hf_entropies import EntropyProcessor
-from ._hf_prefixes import LEAST_SHARED, PrefixTree, Stretch, read_first
-from ._hf_rows import Row
-from ._sampling import SeededProcessor
+from tseval.models._sampling import SeededProcessor
+
+from .batches import BatchLimits, passes, surplus
+from .cache import SlotStore
+from .entropies import EntropyProcessor
+from .prefixes import LEAST_SHARED, PrefixTree, Stretch, read_first
+from .rows import Row
 
 if TYPE_CHECKING:
     import torch

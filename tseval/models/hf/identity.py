@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ._hf_source import Source
-from ._hf_text import Text
+from .source import Source
+from .text import Text
 
 _SUFFIXES = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
 # What training leaves beside a checkpoint and loading never reads.

@@ -7,7 +7,7 @@ from tseval.formats import TemplateView
 from tseval.requests import ModelSpec, Piece
 from tseval.types import Message
 
-from ._hf_text import Text
+from .text import Text
 
 
 class Words:

@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from tseval.errors import BackendError, BackendUnavailable, RequestFailed
 
-from ._hf_batches import BatchLimits, admit, passes
-from ._hf_engine import Engine, Prefill
-from ._hf_passes import Choosing, Reading, Scoring, choose, read, score
-from ._hf_rows import Row
+from .batches import BatchLimits, admit, passes
+from .engine import Engine, Prefill
+from .passes import Choosing, Reading, Scoring, choose, read, score
+from .rows import Row
 
 T = TypeVar("T")
 

@@ -1,10 +1,10 @@
-"""Backend ``hf/...``: transformers, for a folder, a hub id, a GGUF file or a LoRA adapter.
+"""What a session talks to: prompts in, completions out, by transformers.
 
-One worker thread runs torch; requests wait in a pool that it forms batches from (see
-``_hf_batches`` for the rule, ``_hf_engine`` for how rows join and leave, ``_hf_prefixes`` for what
-their prompts share). Draws depend on row seed and position alone (``_sampling``); in low
-precision, rounding may still differ between batches. ``-M deterministic=true`` runs float32, one
-row at a time and without sharing: equal bytes, always.
+One worker thread runs torch; requests wait in a pool that it forms batches from (see ``batches``
+for the rule, ``engine`` for how rows join and leave, ``prefixes`` for what their prompts share).
+Draws depend on row seed and position alone (``tseval.models._sampling``); in low precision,
+rounding may still differ between batches. ``-M deterministic=true`` runs float32, one row at a time
+and without sharing: equal bytes, always.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from tseval.requests import (
 from tseval.roles import BackendFactory
 from tseval.types import ChoiceScores, LogLikelihood
 
-from ._hf_cache import layers_that_fit
-from ._hf_engine import Engine, Prefill
-from ._hf_limits import default_outstanding, share_out
-from ._hf_load import Loaded, Named, load, resolve
-from ._hf_options import OPTIONS, likely_device, read_options
-from ._hf_passes import Choosing, Reading, Scoring, count_layers
-from ._hf_prefixes import PrefixTree, may_share
-from ._hf_rows import Row
-from ._hf_worker import Worker
-from ._words import Words
+from .cache import layers_that_fit
+from .engine import Engine, Prefill
+from .limits import default_outstanding, share_out
+from .load import Loaded, Named, load, resolve
+from .options import OPTIONS, likely_device, read_options
+from .passes import Choosing, Reading, Scoring, count_layers
+from .prefixes import PrefixTree, may_share
+from .rows import Row
+from .words import Words
+from .worker import Worker
 
 if TYPE_CHECKING:
     import numpy as np

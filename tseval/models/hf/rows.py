@@ -3,7 +3,7 @@
 from tseval.requests import Completion, CompletionRequest
 from tseval.thinking import TraceState
 
-from ._hf_text import Text
+from .text import Text
 
 # The longest string that is ever banned takes fewer tokens.
 _TAIL_TOKENS = 24

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._hf_batches import BatchLimits
-from ._hf_options import HfOptions
+from .batches import BatchLimits
+from .options import HfOptions
 
 # What a step costs beside attention, as bytes that attention could have read in that time: of the
 # weights this share (products read them faster than attention reads keys), and a constant for
