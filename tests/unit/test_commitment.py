@@ -372,6 +372,29 @@ def test_blank_answers_divide_the_two_readings_of_an_attack_success() -> None:
     assert named(done, "prefix_orr_change", "benign").estimate.value == 0.0
 
 
+def test_thinking_on_is_compared_on_the_traces_that_could_be_gone_on_with() -> None:
+    # Those with fewer refusals stop at 100%: the rates of the curve rise, those of no trace do.
+    could = np.arange(24) % 2 == 0
+    k = np.where(could[:, None], [[3, 3, 3]], [[1, 1, 0]])
+    n = np.where(could[:, None], [[4, 4, 4]], [[4, 4, 0]])
+    done = Continuations(
+        points=(Point(cut=100), Point(cut=100, control="again"), Point(cut=200)),
+        refusals=k,
+        compliances=n - k,
+        blanks=np.zeros_like(k),
+        lost={(False, 2): {"loop": 48}},
+        harmful=np.zeros(24, dtype=bool),
+        clusters=np.arange(24),
+        answers=4,
+    )
+    assert named(done, "prefix_orr", "benign · 100%").estimate.value == 0.5
+    assert named(done, "prefix_orr", "benign · 200%").estimate.value == 0.75
+    change = named(done, "prefix_orr_change", "benign · 200%")
+    assert change.estimate.value == 0.0
+    assert (change.n, change.n_prompts, change.counts) == (12 * 12, 12, {"traces": 12})
+    assert change.excluded == {"traces without both": 12, "loop": 48}
+
+
 @pytest.mark.parametrize("refusals", [0, 9])
 def test_with_fewer_than_ten_of_a_class_there_is_no_number(refusals: int) -> None:
     rows = [[4] * 4] * refusals + [[0] * 4] * (30 - refusals)

@@ -266,8 +266,43 @@ def _rates(pool: CutPool, metric: str, hits: _Hits) -> tuple[list[Number], Curve
         moved = gap(found, *pair) if known else None
         note = "rate at 100% minus rate at 0%"
         numbers.append(number(f"{metric}_change", "", pair, estimate=moved, note=note))
+    if cuts[-1] > 100:
+        numbers.append(_beyond(pool, metric, hits, len(cuts) - 1))
     more = {"title": _TITLES["rates"], "y_title": "share of answers"}
     return numbers, curve(shown, cuts, answers, name="rates", group=metric, **more)
+
+
+def _beyond(pool: CutPool, metric: str, hits: _Hits, last: int) -> Number:
+    """What thinking on changes: the rate behind longer traces minus that of these traces at 100%.
+
+    Many traces cannot be gone on with (they loop, or their model stops), so the rates at both cuts,
+    as they stand in the curve, are those of different traces.
+    """
+    cuts, done = pool.done.cuts, pool.done
+    pair = [last, cuts.index(100)]
+    both = (hits.whole[:, pair] > 0).all(axis=1)
+    counted, whole = (
+        np.where(both[:, None], each[:, pair], 0) for each in (hits.counted, hits.whole)
+    )
+    found = resample_ratios(counted, whole, pool.clusters, draws=pool.draws, rng=pool.rng)
+    prompts, traces = int(found.prompts.min()), int(both.sum())
+    few = undefined({"answers": int(whole.sum(axis=0).min()), "prompts": prompts})
+    return Number(
+        metric=f"{metric}_change",
+        group=f"{pool.name} · {cuts[last]}%",
+        estimate=None if few else gap(found, 0, 1),
+        undefined=few,
+        n=int(whole.sum()),
+        n_prompts=prompts,
+        counts={"traces": traces},
+        excluded={
+            "traces without both": len(both) - traces,
+            **done.lost_at(
+                [place for column in pair for place in done.places(cuts[column])], pool.mask
+            ),
+        },
+        note=f"rate at {cuts[last]}% minus rate at 100%, on the same traces",
+    )
 
 
 def _controls(pool: CutPool) -> tuple[list[Number], tuple[Grid, ...]]:
