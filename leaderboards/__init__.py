@@ -7,3 +7,14 @@ if __name__ != "tseval.leaderboards":
         f"imported as {__name__!r}; import this package as 'tseval.leaderboards'"
         "\nhint: `pip install -e .` in the checkout"
     )
+
+from pathlib import Path
+
+import tseval
+
+
+@tseval.hookimpl
+def register_leaderboards(register):
+    """Register every folder of this package that holds a board."""
+    for board in sorted(Path(__file__).parent.glob("*/board.toml")):
+        register(board.parent)

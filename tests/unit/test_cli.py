@@ -529,7 +529,7 @@ def test_show_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
         ("interventions", {"safepath", "zerothink", "saferemind", "psr"}),
         ("trainers", set()),
         ("exporters", set()),
-        ("leaderboards", set()),
+        ("leaderboards", {"safety-reasoning", "deliberation"}),
     ],
 )
 def test_ls_lists_what_is_registered_under_each_kind(kind: str, names: set[str]) -> None:

@@ -10,6 +10,7 @@ from tseval.cli import (
     export,
     gate,
     judge,
+    leaderboard,
     ls,
     plan,
     report,
@@ -38,6 +39,7 @@ app.command("compare")(compare.command)
 app.command("gate")(gate.command)
 app.add_typer(judge.app, name="judge")
 app.add_typer(train.app, name="train")
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command("export")(export.command)
 app.command("doctor")(doctor.command)
 

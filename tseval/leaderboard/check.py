@@ -1,0 +1,351 @@
+"""Is an entry what it says: its form, its protocols, its numbers, and whether it fits a board.
+
+Everything that an entry claims is made again from its own outcomes where they give it; what they
+do not give (the numbers of probes) can be checked against the run alone.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from tseval.errors import ConfigError
+from tseval.outcomes import key_of
+from tseval.protocol import Protocol, differing, fingerprint
+from tseval.types import Score
+
+from .cells import misfits, numbers_of
+from .entry import decode, digest_of, hashed_files, submit, text_faults
+from .recompute import RATES, outcome_faults, score_faults
+from .records import Board, Entry
+
+Severity = Literal["error", "protocol", "remark"]
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# What a run's own entry may say otherwise: who made it, when, and in what words.
+_FREE = ("label", "note", "demonstration", "commit", "digest")
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Something that is to be said of an entry.
+
+    Attributes:
+        entry: Its file, or its label.
+        severity: 'error': it is not to be accepted; 'protocol': its protocol is not the board's;
+            'remark': to be known.
+        message: What, in words.
+    """
+
+    entry: str
+    severity: Severity
+    message: str
+
+
+class Checked(Struct, frozen=True, kw_only=True):
+    """An entry that was looked at.
+
+    Attributes:
+        name: Its file.
+        entry: What it holds; None where that cannot be read.
+        problems: What is to be said of it.
+    """
+
+    name: str
+    entry: Entry | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong with it; its protocol may be another than the board's."""
+        return all(problem.severity != "error" for problem in self.problems)
+
+
+def check_data(data: bytes, name: str, board: Board | None = None) -> Checked:
+    """Check one entry on its own.
+
+    Args:
+        data: Its file's content.
+        name: Of the file, for messages.
+        board: What it is for; None: any.
+    """
+    try:
+        entry, raw = decode(data), msgspec.json.decode(data)
+    except ConfigError as error:
+        problem = Problem(entry=name, severity="error", message=error.message)
+        return Checked(name=name, entry=None, problems=(problem,))
+    found = [
+        Problem(entry=name, severity="error", message=message)
+        for message in (*_form_faults(entry, raw), *_number_faults(entry))
+    ]
+    if board is not None:
+        found += _board_problems(board, entry, name)
+    free = [score for score in entry.scores if not _has_rows(entry, score)]
+    if free:
+        message = f"{len(free)} of {len(entry.scores)} scores can be checked against the run only"
+        found.append(Problem(entry=name, severity="remark", message=message))
+    return Checked(name=name, entry=entry, problems=tuple(found))
+
+
+def check_together(board: Board | None, every: Sequence[Checked]) -> list[Checked]:
+    """Add what is wrong with entries beside each other: duplicates, and rows that differ."""
+    extra: dict[int, list[tuple[Severity, str]]] = {place: [] for place in range(len(every))}
+    subjects: dict[Any, str] = {}
+    labels: dict[str, str] = {}
+    rows: dict[str, tuple[str, str]] = {}
+    for place, each in enumerate(every):
+        entry = each.entry
+        if entry is None or not each.is_sound:
+            continue
+        for key, known, what in (
+            (_subject_key(board, entry), subjects, "the same subject under the same protocol"),
+            (entry.label, labels, f"the same label, {entry.label!r},"),
+        ):
+            if known.setdefault(key, each.name) != each.name:
+                message = f"{what} is in {known[key]}: keep one of them"
+                extra[place].append(("error", message))
+        extra[place] += _row_faults(entry, each.name, rows)
+    return [
+        msgspec.structs.replace(
+            each,
+            problems=each.problems
+            + tuple(Problem(entry=each.name, severity=s, message=m) for s, m in extra[place]),
+        )
+        for place, each in enumerate(every)
+    ]
+
+
+def check_files(
+    files: Sequence[Path], board: Board | None = None, *, beside: Sequence[Path] = ()
+) -> list[Checked]:
+    """Check entries as files, each on its own and beside each other.
+
+    Args:
+        files: What is checked.
+        board: What they are for.
+        beside: Entries that the board has already; problems of these are not returned.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    wanted = {file.resolve() for file in files}
+    every = [file for file in beside if file.resolve() not in wanted] + [*files]
+    checked = [check_data(_read(file), str(file), board) for file in every]
+    return check_together(board, checked)[len(every) - len(files) :]
+
+
+def check_run(entry: Entry, run: Path, name: str) -> list[Problem]:
+    """Check an entry against the run that it was made of.
+
+    Raises:
+        ConfigError: No entry can be made of that run.
+    """
+    made = submit(run, label=entry.label, note=entry.note, demonstration=entry.demonstration)
+    hashes = dict(hashed_files(run))
+    messages = [
+        f"{file} is not the run's: its SHA-256 differs, or one of the two lacks it"
+        for file in sorted({*hashes, *entry.files})
+        if hashes.get(file) != entry.files.get(file)
+    ]
+    one, other = msgspec.to_builtins(entry), msgspec.to_builtins(made)
+    theirs = {key_of(score): score for score in entry.scores}
+    ours = {key_of(score): score for score in made.scores}
+    for key in dict.fromkeys((*ours, *theirs)):
+        if theirs.get(key) != ours.get(key):
+            told = ", ".join(differing(*map(_plain, (theirs.get(key), ours.get(key))))[:4])
+            messages.append(f"{' '.join(filter(None, key))}: not the run's score ({told})")
+    rest = [field for field in one if field not in (*_FREE, "scores", "files")]
+    messages += [f"{field} is not the run's" for field in rest if one[field] != other[field]]
+    return [Problem(entry=name, severity="error", message=message) for message in messages]
+
+
+def exit_code(problems: Sequence[Problem]) -> int:
+    """Return 1 if an entry is bad, 4 if one was measured otherwise than the board wants it."""
+    found = {problem.severity for problem in problems}
+    return 1 if "error" in found else 4 if "protocol" in found else 0
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _plain(score: Score | None) -> Any:
+    return {} if score is None else msgspec.to_builtins(score)
+
+
+# -- one entry
+
+
+def _form_faults(entry: Entry, raw: Any) -> Iterator[str]:
+    known = msgspec.json.decode(msgspec.json.encode(entry))
+    for place in _unknown(raw, known, ""):
+        yield f"the field {place!r} is unknown"
+    if digest_of(raw) != entry.digest:
+        yield "the digest does not fit: the entry was changed after it was made"
+    yield from text_faults(entry)
+    try:
+        date.fromisoformat(entry.date)
+    except ValueError:
+        yield f"the date {entry.date!r} is no day such as 2026-01-31"
+    missing = [n for n in ("run.json", "scores.json", "outcomes.json") if n not in entry.files]
+    if missing and any(series for series in entry.outcomes.series):
+        yield f"the hashes of {', '.join(missing)} are missing"
+    for name, value in entry.files.items():
+        if not _SHA256.fullmatch(value):
+            yield f"files: {name} has no SHA-256"
+    if not entry.model or not entry.identity:
+        yield "it does not say which model was measured"
+    yield from _protocol_faults(entry)
+
+
+def _unknown(raw: Any, known: Any, where: str) -> Iterator[str]:
+    """Name what the file holds and no record has; protocols are anybody's (see below)."""
+    if isinstance(raw, dict) and isinstance(known, dict):
+        for name, value in raw.items():
+            if name not in known:
+                yield f"{where}{name}"
+            else:
+                yield from _unknown(value, known[name], f"{where}{name}.")
+    elif isinstance(raw, list) and isinstance(known, list):
+        for place, (one, other) in enumerate(zip(raw, known, strict=False)):
+            yield from _unknown(one, other, f"{where}{place}.")
+
+
+def _protocol_faults(entry: Entry) -> Iterator[str]:
+    used = {score.fingerprint for score in entry.scores}
+    for name, fields in entry.protocols.items():
+        if fingerprint(fields) != name:
+            yield f"the protocol {name} has the fingerprint {fingerprint(fields)}: it was changed"
+            continue
+        if name not in used:
+            yield f"the protocol {name} is no score's"
+        try:
+            protocol = msgspec.convert(fields, type=Protocol, strict=False)
+        except msgspec.ValidationError as error:
+            yield f"the protocol {name} is none: {error}"
+            continue
+        extra = differing(msgspec.json.decode(msgspec.json.encode(protocol.canonical())), fields)
+        if extra and fields.get("schema") == protocol.canonical()["schema"]:
+            yield f"the protocol {name} has fields that none has: {', '.join(extra[:4])}"
+
+
+# -- its numbers
+
+
+def _number_faults(entry: Entry) -> Iterator[str]:
+    broken = list(outcome_faults(entry.outcomes, entry.scores))
+    if broken:
+        # Nothing can be made of them.
+        yield from broken
+        return
+    keys = [key_of(score) for score in entry.scores]
+    for score in entry.scores:
+        name = " ".join(filter(None, key_of(score)))
+        faults = [*_score_faults(entry, score), *score_faults(entry.outcomes, score)]
+        if keys.count(key_of(score)) > 1:
+            faults.append("is there twice")
+        yield from (f"{name}: {fault}" for fault in faults)
+    yield from _size_faults(entry)
+
+
+def _score_faults(entry: Entry, score: Score) -> Iterator[str]:
+    protocol = entry.protocols.get(score.fingerprint)
+    if protocol is None:
+        yield f"its protocol {score.fingerprint} is missing"
+        return
+    if score.member or score.group == "average":
+        yield "averages and members of panels are no part of an entry"
+    own = score.benchmark.startswith("lm-eval/")
+    said = protocol.get("benchmark"), protocol.get("group"), protocol.get("metric")
+    if not own and said != (score.benchmark, score.group, score.metric):
+        yield f"its protocol is of {' '.join(str(each) for each in said if each)}"
+    if bool(score.judge) is (protocol.get("judge") is None):
+        yield f"its protocol's judge does not fit {score.judge or 'none'}"
+    if score.partial is (protocol.get("limit") is None):
+        yield "whether it is of all rows does not fit its protocol's limit"
+    metric = RATES.get(score.metric)
+    if metric is not None and not protocol.get("settings"):
+        if not own and not _has_rows(entry, score):
+            yield "it is a rate over rows, and has no outcomes"
+        if score.higher_is_better is not metric.higher_is_better or score.unit != "share":
+            yield "its better end or its unit is not the metric's"
+    estimate = score.estimate
+    if estimate is not None and not estimate.low <= estimate.high:
+        yield f"its interval ends below where it begins: [{estimate.low}, {estimate.high}]"
+    if score.n < 0 or any(count < 0 for count in score.excluded.values()):
+        yield "it has counts below 0"
+
+
+def _has_rows(entry: Entry, score: Score) -> bool:
+    return any(series.key == key_of(score) for series in entry.outcomes.series)
+
+
+def _size_faults(entry: Entry) -> Iterator[str]:
+    """Say where there are more rows than the protocol asks for."""
+    for series in entry.outcomes.series:
+        fields = entry.protocols.get(series.fingerprint, {})
+        if series.metric not in RATES or series.benchmark.startswith("lm-eval/"):
+            continue
+        rollouts = entry.outcomes.rows[series.rows].rollouts
+        name = f"{series.benchmark} {series.metric}"
+        limit, most = fields.get("limit"), fields.get("rollouts", 1)
+        if isinstance(limit, int) and len(rollouts) > limit:
+            yield f"{name}: {len(rollouts)} rows, but its protocol's limit is {limit}"
+        if isinstance(most, int) and max(rollouts, default=0) > most:
+            yield f"{name}: {max(rollouts)} rollouts of a row, but its protocol has {most}"
+
+
+# -- beside a board, and beside others
+
+
+def _board_problems(board: Board, entry: Entry, name: str) -> Iterator[Problem]:
+    numbers = numbers_of(board, entry)
+    if not numbers.scores:
+        message = f"it has no number of the board {board.name!r}"
+        yield Problem(entry=name, severity="error", message=message)
+        return
+    for key, score in numbers.scores.items():
+        column = board.column(key)
+        if (score.higher_is_better, score.unit) != (column.higher_is_better, column.unit):
+            message = f"{key}: its better end or its unit is not that of the board's column"
+            yield Problem(entry=name, severity="error", message=message)
+    faults = misfits(board, numbers)
+    if faults:
+        severity: Severity = "remark" if entry.demonstration else "protocol"
+        message = f"stands in a table of its own: {'; '.join(faults)}"
+        yield Problem(entry=name, severity=severity, message=message)
+
+
+def _subject_key(board: Board | None, entry: Entry) -> Any:
+    """Say what an entry is of; equal for two that a board must not have both of."""
+    if board is not None:
+        prints = numbers_of(board, entry).fingerprints.values()
+    else:
+        prints = {score.fingerprint: None for score in entry.scores}.keys()
+    subject = {
+        "identity": entry.identity,
+        "under": (entry.intervention, entry.system_prompt_hash),
+        "prints": sorted(prints),
+    }
+    return fingerprint(subject)
+
+
+def _row_faults(
+    entry: Entry, name: str, known: dict[str, tuple[str, str]]
+) -> Iterator[tuple[Severity, str]]:
+    """Say where the rows of a protocol are not those of other entries."""
+    for series in entry.outcomes.series:
+        if series.metric not in RATES:
+            continue
+        hashes = entry.outcomes.rows[series.rows].hashes
+        first, where = known.setdefault(series.fingerprint, (hashes, name))
+        said = f"{series.benchmark} {series.metric}: its rows are not those of {where}"
+        if len(first) != len(hashes):
+            yield "error", f"{said}: some were left out, though the protocol is the same"
+        elif first != hashes:
+            yield "remark", f"{said}: they are compared on those that both have, or as independent"
