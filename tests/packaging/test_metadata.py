@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-# vLLM brings its own torch, Inspect its own libraries: both are left to their users.
-PINNED_EXTRAS = ("train", "dev", "docs", "figures")
+# vLLM brings its own torch: it is left to its users.
+PINNED_EXTRAS = ("train", "dev", "docs", "figures", "inspect")
 
 
 def project(root: Path) -> dict[str, object]:
