@@ -132,8 +132,10 @@ def check_command(
             print_json({"entries": files, "exit_code": exit_code(problems)})
         elif markdown:
             sys.stdout.write(_markdown(checked, for_markdown))
-        else:
+        elif checked:
             print_rows(("entry", "", "finding"), _lines(checked))
+        else:
+            typer.echo("no entries")
         code = exit_code(problems)
         sys.stdout.flush()
     raise SystemExit(code)

@@ -174,7 +174,7 @@ def _ranking_faults(board: Board, keys: list[str]) -> Iterator[str]:
         for key in chosen:
             if key not in keys:
                 yield f"{name} names {key!r}, which is no column"
-            elif chosen.count(key) > 1:
+            elif chosen.count(key) > 1 and len(keys) > 1:
                 yield f"{name} names {key!r} twice"
             elif name != "axes" and board.column(key).better == "neither":
                 yield f"{name} names {key!r}, neither end of which is better"

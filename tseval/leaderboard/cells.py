@@ -103,9 +103,11 @@ def misfits(board: Board, numbers: Numbers) -> list[str]:
 
 def _misfits(board: Board, column: Column, score: Score, protocol: dict[str, Any]) -> Iterator[str]:
     # A label is what a run calls a judge; the protocol says which one it was.
-    named = column.judge.partition("(")[0]
-    if column.judge and (score.judge, protocol.get("judge.name")) != (column.judge, named):
+    named, known = column.judge.partition("(")[0], protocol.get("judge.name")
+    if column.judge and score.judge != column.judge:
         yield f"judge is {score.judge or 'none'}, not {column.judge}"
+    elif column.judge and known != named:
+        yield f"judge is {known} (called {score.judge}), not {column.judge}"
     wanted = {**board.require, **column.require}
     if score.partial and "limit" not in wanted:
         yield f"limit is {protocol.get('limit')}, not all rows"

@@ -65,7 +65,7 @@ def submit(
             f"{run} has no score with a value: there is nothing to enter",
             hint="tseval show RUN says why each is undefined",
         )
-    entry = _signed(
+    entry = signed(
         Entry(
             **_subject_fields(manifest, scorecard),
             label=label.strip() or _label(scorecard, manifest.spec),
@@ -187,7 +187,8 @@ def digest_of(fields: dict[str, Any]) -> str:
     return sha256(canonical_json(rest)).hexdigest()
 
 
-def _signed(entry: Entry) -> Entry:
+def signed(entry: Entry) -> Entry:
+    """Return the entry with the digest of its other fields."""
     return msgspec.structs.replace(entry, digest=digest_of(msgspec.to_builtins(entry)))
 
 
