@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         UnknownName,
     )
     from .hookspecs import hookimpl
+    from .loaded import Judgement, Run, load_run
     from .measurements import Curve, Grid, Measurement, MeasureSpec, Number
     from .metrics import Judged, outcome_of, score
     from .panels import Panel, VoteRule
     from .prompt_benchmark import PromptBenchmark, register_cards, register_suites
     from .protocol import Protocol
+    from .readback import Stored
     from .requests import (
         Capabilities,
         ChoiceRequest,
@@ -85,11 +87,13 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "UnknownName",
     ),
     "hookspecs": ("hookimpl",),
+    "loaded": ("Judgement", "Run", "load_run"),
     "measurements": ("Curve", "Grid", "Measurement", "MeasureSpec", "Number"),
     "metrics": ("Judged", "outcome_of", "score"),
     "panels": ("Panel", "VoteRule"),
     "prompt_benchmark": ("PromptBenchmark", "register_cards", "register_suites"),
     "protocol": ("Protocol",),
+    "readback": ("Stored",),
     "requests": (
         "Capabilities",
         "ChoiceRequest",
@@ -156,6 +160,7 @@ __all__ = [
     "JudgeCase",
     "JudgeModel",
     "Judged",
+    "Judgement",
     "LogLikelihood",
     "MeasureSpec",
     "Measurement",
@@ -173,6 +178,7 @@ __all__ = [
     "RequestFailed",
     "Rollout",
     "RowSkipped",
+    "Run",
     "RunSpec",
     "Sample",
     "Sampling",
@@ -182,6 +188,7 @@ __all__ = [
     "StanceJudge",
     "Stances",
     "StatisticsError",
+    "Stored",
     "Subject",
     "Suite",
     "Thinking",
@@ -191,6 +198,7 @@ __all__ = [
     "VoteRule",
     "__version__",
     "hookimpl",
+    "load_run",
     "outcome_of",
     "register_cards",
     "register_suites",

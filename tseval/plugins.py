@@ -23,6 +23,7 @@ T = TypeVar("T")
 # Catalogues are named as strings: the engine never imports them statically.
 CATALOGUES = ("tseval.benchmarks", "tseval.judges", "tseval.leaderboards")
 ENGINE_PLUGINS = (
+    "tseval.exports",
     "tseval.formats",
     "tseval.interventions",
     "tseval.lm_eval_tasks",

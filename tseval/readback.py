@@ -48,43 +48,80 @@ class Stored(Struct, frozen=True, kw_only=True):
     verdicts: dict[str, Verdict]
 
 
-def stored_rows(journal: Journal) -> Iterator[Stored]:
+class _Place(Struct, frozen=True):
+    """Which rollout a row is about."""
+
+    benchmark: str
+    sample: str
+    rollout: int
+
+
+def stored_rows(journal: Journal, benchmark: str = "") -> Iterator[Stored]:
     """Read every rollout of a run, in the order in which they were first noted.
 
-    A rollout that was judged again has several records; they are put together. Memory holds the
-    keys, not the texts.
+    A rollout that was judged again has several records; they are put together. Memory holds a hash
+    a rollout, and of those with several records the keys; not the texts.
 
     Args:
         journal: The run's journal; open for reading is enough.
+        benchmark: Only of this benchmark; '' for all.
     """
+    for row in noted_rows(journal, benchmark):
+        yield stored_of(journal, row)
+
+
+def noted_rows(journal: Journal, benchmark: str = "") -> Iterator[Row]:
+    """Read which rollouts a run has, as :func:`stored_rows` does, without reading them."""
+    several = _noted_again(journal)
     latest: dict[tuple[str, str, int], tuple[str, str, dict[str, str]]] = {}
-    for row in _rows(journal):
+    if several:
+        for row in _rows(journal, benchmark):
+            place = (row.benchmark, row.sample, row.rollout)
+            if hash(place) in several:
+                before = latest[place][2] if place in latest else {}
+                latest[place] = (row.generation, row.failed, {**before, **row.verdicts})
+    for row in _rows(journal, benchmark):
         place = (row.benchmark, row.sample, row.rollout)
-        before = latest[place][2] if place in latest else {}
-        latest[place] = (row.generation, row.failed, {**before, **row.verdicts})
-    for row in _rows(journal):
-        found = latest.pop((row.benchmark, row.sample, row.rollout), None)
-        if found is not None:
+        if hash(place) not in several:
+            yield row
+        elif (found := latest.pop(place, None)) is not None:
             generation, failed, verdicts = found
-            row = msgspec.structs.replace(
+            yield msgspec.structs.replace(
                 row, generation=generation, failed=failed, verdicts=verdicts
             )
-            yield _stored(journal, row)
 
 
-def _rows(journal: Journal) -> Iterator[Row]:
+def _noted_again(journal: Journal) -> set[int]:
+    """Hash the rollouts that have several records, and perhaps some that have one."""
+    seen: set[int] = set()
+    several: set[int] = set()
     for record in journal.rows():
-        yield msgspec.json.decode(record.data, type=Row)
+        place = _places.decode(record.data)
+        hashed = hash((place.benchmark, place.sample, place.rollout))
+        (several if hashed in seen else seen).add(hashed)
+    return several
 
 
-def _stored(journal: Journal, row: Row) -> Stored:
+def _rows(journal: Journal, benchmark: str) -> Iterator[Row]:
+    for record in journal.rows():
+        row = _whole.decode(record.data)
+        if benchmark in ("", row.benchmark):
+            yield row
+
+
+def stored_of(journal: Journal, row: Row) -> Stored:
+    """Read a rollout of :func:`noted_rows` with its verdicts."""
     data = journal.find(row.generation) if row.generation else None
-    rollout = msgspec.json.decode(data, type=Rollout) if data is not None else None
     return Stored(
         row=row,
-        rollout=rollout,
-        verdicts={judge: _verdict(journal, key) for judge, key in row.verdicts.items()},
+        rollout=_rollouts.decode(data) if data is not None else None,
+        verdicts=verdicts_of(journal, row),
     )
+
+
+def verdicts_of(journal: Journal, row: Row) -> dict[str, Verdict]:
+    """Read the verdicts on a rollout, by judge's label."""
+    return {judge: _verdict(journal, key) for judge, key in row.verdicts.items()}
 
 
 def _verdict(journal: Journal, key: str) -> Verdict:
@@ -93,4 +130,10 @@ def _verdict(journal: Journal, key: str) -> Verdict:
     data = journal.find(key)
     if data is None:
         return Verdict(reason="error", raw="the judge's call failed")
-    return msgspec.json.decode(data, type=Verdict)
+    return _verdicts.decode(data)
+
+
+_whole = msgspec.json.Decoder(Row)
+_places = msgspec.json.Decoder(_Place)
+_rollouts = msgspec.json.Decoder(Rollout)
+_verdicts = msgspec.json.Decoder(Verdict)

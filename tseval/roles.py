@@ -413,11 +413,38 @@ class Trainer(Protocol):
 
 
 class Exporter(Protocol):
-    """Writes a run in somebody else's format; what ``register_exporters`` takes."""
+    """Writes a run in somebody else's format; what ``register_exporters`` takes.
+
+    One that can leave out what was answered to harmful prompts sets ``redacts`` to True and is a
+    :class:`RedactingExporter`; one that never writes a text sets ``holds_texts`` to False.
+    """
 
     name: str
     summary: str
 
     def export(self, run: Path, out: Path) -> list[Path]:
-        """Write and return the files."""
+        """Write the files into a folder, which is made if it is missing.
+
+        Args:
+            run: Folder of a run.
+            out: Folder for the files.
+
+        Returns:
+            The paths of the files, all of them below ``out``.
+
+        Raises:
+            ConfigError: The run has nothing that the format has a place for.
+            CapabilityMissing: A library is missing; says what to install.
+            OSError: A file cannot be written.
+        """
+        ...
+
+
+class RedactingExporter(Exporter, Protocol):
+    """An exporter that can leave out traces and answers; ``tseval export`` tells it to, or not."""
+
+    redacts: Literal[True]
+
+    def export(self, run: Path, out: Path, *, redact: bool = True) -> list[Path]:
+        """Write the files, without what was answered to harmful prompts if ``redact``."""
         ...

@@ -13,18 +13,18 @@ ORDER = (
     *("errors", "workers", "types", "measurements"),
     *("hookspecs", "formats", "thinking", "requests", "stances", "roles", "wrapping"),
     *("stats", "stats_compare", "stats_paired", "stats_agreement"),
-    *("stats_judge", "metrics", "outcomes", "power"),
+    *("stats_judge", "metrics", "outcomes", "row_means", "tally", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
     *("kinds", "plugins", "journal_index", "journal", "readback", "arrays"),
     *("scheduler", "mapping", "memo"),
     *("hidden", "asking", "judging", "verdicts", "stance_judging", "ledger", "session"),
     *("scoring", "answer_scores", "card_benchmark", "reasoning", "prompt_benchmark"),
-    *("runfolder", "lm_eval_tasks", "loading", "legs", "runner"),
+    *("runfolder", "tabular", "loaded", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "pilot_log", "pilot", "forecast"),
     *("compare", "flips", "policy", "gate"),
     *("readings", "deliberation_rows", "deliberation", "before_after"),
-    *("leaderboard", "report"),
+    *("leaderboard", "report", "exports"),
     *("scripts", "intervention_checks", "testing"),
     *("models", "interventions", "probes", "train", "cli"),
 )
@@ -37,6 +37,7 @@ HEAVY = {
     *("datasets", "pyarrow", "pandas", "lm_eval", "math_verify"),
     *("scipy", "sklearn", "statsmodels"),
     *("plotly", "matplotlib", "rich", "httpx"),
+    *("inspect_ai", "huggingface_hub"),
 }
 
 
