@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from tseval.report.html import Part
     from tseval.report.judges import Page
+    from tseval.report.rows import RowBook
     from tseval.runfolder import Manifest, RunFolder, Scorecard
     from tseval.spec import RunSpec
 
@@ -54,13 +55,28 @@ def print_scorecard(
         console().print(table.rich_table(scorecard, warnings, members=members))
 
 
-def write_page(folder: "RunFolder", to: Path | None = None, first: "Sequence[Part]" = ()) -> Path:
+REDACT_HELP = (
+    "Leave traces and answers to harmful prompts, and what judges wrote about them, out of the web"
+    " page; default: {default}."
+)
+
+
+def write_page(
+    folder: "RunFolder",
+    to: Path | None = None,
+    first: "Sequence[Part]" = (),
+    *,
+    redact: bool | None = None,
+) -> Path:
     """Write a run's web page.
 
     Args:
         folder: The run; it has scores.
         to: The file; None: ``report.html`` in the run's folder.
         first: Parts above those of the run.
+        redact: Leave out traces and answers to harmful prompts, and what judges wrote about them.
+            None: of a page outside the run's folder, since it is meant for others; and of the run's
+            own where the one that it replaces has none either.
 
     Raises:
         TsevalError: It cannot be written.
@@ -68,18 +84,24 @@ def write_page(folder: "RunFolder", to: Path | None = None, first: "Sequence[Par
     from tseval.deliberation import deliberation
     from tseval.errors import TsevalError
     from tseval.report.deliberation import deliberation_part
-    from tseval.report.html import report_html, write_whole
+    from tseval.report.html import is_redacted, report_html, write_whole
 
+    path = to or folder.path / "report.html"
+    if redact is None:
+        redact = path.resolve().parent != folder.path.resolve() or is_redacted(path)
     scorecard, measurements, manifest = folder.scorecard(), folder.measurements(), folder.manifest
     cards = deliberation(scorecard, measurements)
+    remarks = [*incomplete(folder), *remarks_of(manifest)]
+    rows = _rows(folder, redact, remarks)
     page = report_html(
         scorecard,
         measurements,
-        [*incomplete(folder), *remarks_of(manifest)],
+        remarks,
         facts=_facts(folder),
         first=[*first, *(deliberation_part(card, several=len(cards) > 1) for card in cards)],
+        rows=rows,
+        redacted=redact,
     )
-    path = to or folder.path / "report.html"
     try:
         write_whole(path, page)
     except OSError as error:
@@ -88,6 +110,18 @@ def write_page(folder: "RunFolder", to: Path | None = None, first: "Sequence[Par
             hint="tseval report RUN --out FILE writes it elsewhere",
         ) from error
     return path
+
+
+def _rows(folder: "RunFolder", redact: bool, remarks: list[str]) -> "RowBook | None":
+    """Read what a page browses; a run whose journal is gone keeps the rest of its page."""
+    from tseval.errors import JournalError
+    from tseval.report.rows import row_book
+
+    try:
+        return row_book(folder, redact=redact)
+    except JournalError as error:
+        remarks.append(f"rollouts are not shown: {error.message}")
+        return None
 
 
 def incomplete(folder: "RunFolder") -> list[str]:

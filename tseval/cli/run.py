@@ -15,6 +15,7 @@ from tseval.cli.common import (
     registry,
     until_terminated,
 )
+from tseval.cli.output import REDACT_HELP
 from tseval.cli.specs import build_spec
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ def command(
     fresh: bool = option(
         "--fresh", panel=_WHERE, default=False, help="Start anew instead of resuming."
     ),
+    redact: bool | None = option(
+        "--redact/--no-redact",
+        panel=_WHERE,
+        help=REDACT_HELP.format(default="as the run's page was, at first no"),
+    ),
     config: Path | None = option(
         "--config", "-C", panel=_WHERE, help="YAML with flags as keys; flags and variables win."
     ),
@@ -209,7 +215,7 @@ def _print(outcome: Any, given: dict[str, Any]) -> None:
             f" or failed{again}\n"
         )
     try:
-        page = write_page(outcome.folder)
+        page = write_page(outcome.folder, redact=given["redact"])
         sys.stderr.write(f"{page} shows it in a browser\n")
     except TsevalError as error:
         # The run is done and its scores are written: a page that is not takes nothing away.

@@ -7,6 +7,7 @@ import typer
 
 from tseval.cli.common import errors, option
 from tseval.cli.output import (
+    REDACT_HELP,
     Form,
     incomplete,
     print_json,
@@ -30,6 +31,10 @@ def command(
         "--against", help="A run to compare scores and the deliberation scorecard with: before."
     ),
     html: Path | None = option("--html", help="Write all of it as one web page into this file."),
+    redact: bool | None = option(
+        "--redact/--no-redact",
+        help=REDACT_HELP.format(default="yes"),
+    ),
     measurements: bool = option(
         "--measurements", default=False, help="Print every number and table of the probes."
     ),
@@ -68,7 +73,7 @@ def command(
         if changes:
             probed["changes"] = changes
         if html is not None:
-            _write(folder, html, changes)
+            _write(folder, html, changes, redact)
         if form == "json" and (further or probed):
             # Beside the scorecard's own fields, which stand where they do without any of this.
             print_json({**to_builtins(folder.scorecard()), **further, **probed})
@@ -85,12 +90,12 @@ def _changes(against: Path, folder: "RunFolder") -> "list[Changes]":
     return all_changes(RunFolder.load(against), folder)
 
 
-def _write(folder: "RunFolder", path: Path, changes: "list[Changes]") -> None:
+def _write(folder: "RunFolder", path: Path, changes: "list[Changes]", redact: bool | None) -> None:
     import sys
 
     from tseval.report.deliberation import changes_part
 
-    page = write_page(folder, path, [changes_part(each) for each in changes])
+    page = write_page(folder, path, [changes_part(each) for each in changes], redact=redact)
     sys.stderr.write(f"{page}\n")
 
 

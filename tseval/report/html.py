@@ -1,8 +1,8 @@
 """A run as one web page that needs nothing else: no network, no other file.
 
 Everything in it that a model, a dataset or a server wrote is text: escaped by the template, and
-kept from acting by a content security policy that allows this page's own two scripts and no
-request at all.
+kept from acting by a content security policy that allows this page's own scripts and no request
+at all.
 """
 
 from base64 import b64encode
@@ -19,12 +19,16 @@ from tseval.report.interactive import figure
 from tseval.report.judges import Page, Section
 from tseval.report.measured import measurement_page
 from tseval.report.plots import Plot, plots_of
+from tseval.report.rows import RowBook
 from tseval.report.text import neutral
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
     from tseval.runfolder import Scorecard
+
+# As the template has it.
+_REDACTED = b'<meta name="tseval-redacted" content="yes">'
 
 
 class Part(NamedTuple):
@@ -35,12 +39,14 @@ class Part(NamedTuple):
         page: Its tables and remarks.
         plots: What is drawn in it.
         lead: A sentence below its heading, or ''.
+        rows: Rollouts to browse in it, or None.
     """
 
     anchor: str
     page: Page
     plots: Sequence[Plot] = ()
     lead: str = ""
+    rows: RowBook | None = None
 
 
 def report_html(
@@ -50,6 +56,8 @@ def report_html(
     *,
     facts: dict[str, str] | None = None,
     first: Sequence[Part] = (),
+    rows: RowBook | None = None,
+    redacted: bool = False,
 ) -> str:
     """Make the page.
 
@@ -59,21 +67,28 @@ def report_html(
         remarks: What belongs beside the scores.
         facts: What else is said of the run at the page's head, by name.
         first: Parts above the scorecard.
+        rows: Rollouts to browse; None shows none.
+        redacted: Mark the page as one that lacks what the model wrote (see :func:`is_redacted`).
     """
     parts = [*first, _scores(scorecard, remarks), *_measured(measurements)]
+    if rows is not None:
+        parts.append(Part("rollouts", Page("Rollouts", [], rows.notes), (), rows.lead, rows))
     if scorecard.protocols:
         parts.append(_protocols(scorecard))
     known = {**(facts or {}), "protocol": scorecard.preset, "seed": str(scorecard.seed)}
-    return page_html(scorecard.subject.name, parts, known)
+    return page_html(scorecard.subject.name, parts, known, redacted=redacted)
 
 
-def page_html(subject: str, parts: Sequence[Part], facts: dict[str, str]) -> str:
+def page_html(
+    subject: str, parts: Sequence[Part], facts: dict[str, str], *, redacted: bool = False
+) -> str:
     """Make a page of parts.
 
     Args:
         subject: The model that it is about.
         parts: In order.
         facts: What is said at the page's head, by name.
+        redacted: Mark the page as redacted.
     """
     # Names of plots are made of names of curves: two that differ in a sign may come out alike.
     drawn = [
@@ -84,7 +99,10 @@ def page_html(subject: str, parts: Sequence[Part], facts: dict[str, str]) -> str
     shown = [
         {"part": part, "plots": [(next(names), p.title) for p in part.plots]} for part in parts
     ]
+    browsed = any(part.rows for part in parts)
     scripts = [_plotly(), _text("report.js")] if drawn else []
+    if browsed:
+        scripts.append(_text("rows.js"))
     template = _environment().get_template("report.html")
     return template.render(
         title=f"tseval: {subject}",
@@ -93,7 +111,8 @@ def page_html(subject: str, parts: Sequence[Part], facts: dict[str, str]) -> str
         parts=shown,
         figures=drawn,
         policy=_policy(scripts),
-        style=_markup(_text("report.css")),
+        redacted=redacted,
+        style=_markup(_text("report.css") + (_text("rows.css") if browsed else "")),
         scripts=[_markup(script) for script in scripts],
     )
 
@@ -196,6 +215,16 @@ def _plotly() -> str:
     script = (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text("utf-8")
     # Inside a page a script ends at the first such mark, wherever that stands.
     return script.replace("</script", "<\\/script").strip()
+
+
+def is_redacted(path: Path) -> bool:
+    """Say whether there is a page at a path that is marked as redacted."""
+    try:
+        with path.open("rb") as page:
+            # Above everything in the page that others wrote.
+            return _REDACTED in page.read(400)
+    except OSError:
+        return False
 
 
 def write_whole(path: Path, page: str) -> None:

@@ -7,6 +7,8 @@ import unicodedata
 # Underscores are left: inside a word they mean nothing, and names are full of them.
 _MARKDOWN = re.compile(r"[\\`*|<&]|\](?=[(\[:])")
 
+_LINE_END = re.compile(r"\r\n?|[\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
+
 
 def neutral(text: str, limit: int | None = None) -> str:
     """Neutralise what a terminal would act on.
@@ -20,12 +22,28 @@ def neutral(text: str, limit: int | None = None) -> str:
     """
     if limit is not None and len(text) > limit:
         text = text[: max(limit - 1, 0)] + "…"
-    return "".join(_shown(character) for character in text)
+    return text.translate(_SHOWN)
+
+
+def neutral_lines(text: str) -> str:
+    """Neutralise a text as :func:`neutral` does, but keep its lines."""
+    return "\n".join(map(neutral, _LINE_END.split(text)))
 
 
 def for_markdown(text: str) -> str:
     """Neutralise a text, and escape what Markdown or the HTML in it would act on."""
     return _MARKDOWN.sub(r"\\\g<0>", neutral(text))
+
+
+class _Shown(dict[int, str]):
+    """What each character is shown as, filled as characters are met."""
+
+    def __missing__(self, code: int) -> str:
+        shown = self[code] = _shown(chr(code))
+        return shown
+
+
+_SHOWN = _Shown()
 
 
 def _shown(character: str) -> str:
