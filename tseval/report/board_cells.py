@@ -1,0 +1,136 @@
+"""What the cells of a board say, in the words that all of its outputs share."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from tseval.leaderboard.records import Cell, Column, Row, Standing, Table
+from tseval.report import values
+from tseval.types import Estimate
+
+Kind = Literal["measured", "demonstration", "reported"]
+# How a rank comes about, in a sentence that fits below any table.
+RANKS = (
+    "Rank: 1 + the rows that are shown to be significantly better; rows that cannot be told apart"
+    " share a rank"
+)
+REPORTED = (
+    "Figures that others published, under protocols of their own: beside the board, never ranked"
+    " with what was measured"
+)
+
+
+def value_text(cell: Cell) -> str:
+    """Write a cell's value: '12.3%', '0.871', or '-'."""
+    return values.value(cell.value, cell.unit)
+
+
+def interval_text(cell: Cell) -> str:
+    """Write a cell's interval, or '' where it has none."""
+    if cell.value is None or cell.low is None or cell.high is None:
+        return ""
+    return values.interval(Estimate(value=cell.value, low=cell.low, high=cell.high), cell.unit)
+
+
+def lost_text(cell: Cell) -> str:
+    """Say what left the denominator, and what the value would be with it; '' if nothing did."""
+    lost = {reason: count for reason, count in cell.excluded.items() if count}
+    if not lost:
+        return ""
+    said = f"{sum(lost.values())} excluded ({values.counts(lost)})"
+    if cell.bounds is None:
+        return said
+    low, high = cell.bounds
+    ends = Estimate(value=low, low=low, high=high)
+    return f"{said}, in {values.interval(ends, cell.unit)} with them"
+
+
+def remarks(cell: Cell) -> list[str]:
+    """Say all that belongs beside a value: denominator, what was lost, and what is cut."""
+    found = [f"n {cell.n}"] if cell.n else []
+    found += filter(None, (lost_text(cell), cell.undefined))
+    return [*found, "partial"] if cell.partial else found
+
+
+def heading(column: Column) -> str:
+    """Write a column's title with the direction that is better."""
+    return f"{column.title} {values.arrow(column.higher_is_better)}"
+
+
+def direction(column: Column) -> str:
+    """Say which end of a column is better."""
+    return {
+        "lower": "lower is better",
+        "higher": "higher is better",
+        "neither": "neither end is better",
+    }[column.better]
+
+
+def columns_of(standing: Standing, rows: Iterable[Row]) -> list[Column]:
+    """List the columns of which any row has something to say, in the board's order."""
+    rows = list(rows)
+    return [
+        column
+        for column in standing.board.columns
+        if any(_says_something(row.cells.get(column.key)) for row in rows)
+    ]
+
+
+def missing_columns(standing: Standing, table: Table) -> list[Column]:
+    """List the columns that no row of a table has anything of."""
+    found = {column.key for column in columns_of(standing, table.rows)}
+    return [column for column in standing.board.columns if column.key not in found]
+
+
+def _says_something(cell: Cell | None) -> bool:
+    return cell is not None and (cell.value is not None or bool(cell.undefined or cell.n))
+
+
+def cell_of(row: Row, column: Column) -> Cell:
+    """Look a row's cell up; one without a value where it has none."""
+    found = row.cells.get(column.key)
+    return found or Cell(unit=column.unit, higher_is_better=column.higher_is_better)
+
+
+def kind_of(row: Row) -> Kind:
+    """Say what a row is: measured, a demonstration, or reported by others."""
+    if row.entry is None:
+        return "reported"
+    return "demonstration" if row.entry.demonstration else "measured"
+
+
+def rank_text(row: Row) -> str:
+    """Write a rank, or '-' for a row without one."""
+    return "-" if row.rank is None else str(row.rank)
+
+
+def titles(standing: Standing, keys: Iterable[str]) -> str:
+    """Name columns by their titles."""
+    return ", ".join(standing.board.column(key).title for key in keys)
+
+
+def table_notes(standing: Standing, table: Table) -> Iterator[str]:
+    """Say what a reader of one table has to know, one sentence each."""
+    if table.ranked:
+        yield (
+            f"{RANKS}; by {titles(standing, table.ranked_by)}, at alpha"
+            f" {standing.board.alpha:g} with Holm's adjustment over all pairs and columns"
+        )
+    missing = missing_columns(standing, table)
+    if table.rows and missing:
+        yield f"No row has {', '.join(column.title for column in missing)}"
+    for row in table.rows:
+        if row.why_unranked:
+            yield f"{row.label} is not ranked: {row.why_unranked}"
+    for column in columns_of(standing, table.rows):
+        if column.note:
+            yield f"{column.title}: {column.note}"
+    shown = {row.label: row.cells.values() for row in table.rows}
+    for label, cells in shown.items():
+        for note in dict.fromkeys(cell.note for cell in cells if cell.note):
+            yield f"{label}: {note}"
+
+
+def row_notes(row: Row) -> list[str]:
+    """Say what belongs to a row: its own remark, and its author's."""
+    said = (row.note, row.entry.note if row.entry else "")
+    return list(dict.fromkeys(filter(None, said)))
