@@ -182,7 +182,7 @@ def _checked(
 
 
 def _lines(checked: "list[Checked]") -> list[tuple[str, str, str]]:
-    found = []
+    found: list[tuple[str, str, str]] = []
     for each in checked:
         found += [(each.name, p.severity, p.message) for p in each.problems]
         if each.is_sound:

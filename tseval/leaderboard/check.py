@@ -324,9 +324,9 @@ def _board_problems(board: Board, entry: Entry, name: str) -> Iterator[Problem]:
 def _subject_key(board: Board | None, entry: Entry) -> Any:
     """Say what an entry is of; equal for two that a board must not have both of."""
     if board is not None:
-        prints = numbers_of(board, entry).fingerprints.values()
+        prints = {*numbers_of(board, entry).fingerprints.values()}
     else:
-        prints = {score.fingerprint: None for score in entry.scores}.keys()
+        prints = {score.fingerprint for score in entry.scores}
     subject = {
         "identity": entry.identity,
         "under": (entry.intervention, entry.system_prompt_hash),
