@@ -43,9 +43,7 @@ def test_a_score_is_found_by_name_and_never_guessed(run: tseval.Run) -> None:
     assert (found.benchmark, found.metric, found.judge) == ("quick_benign", "orr", "asking")
     with pytest.raises(ConfigError, match="has 2 of quick_benign orr: of refusal-rules, asking"):
         run.score("quick_benign", "orr")
-    with pytest.raises(
-        ConfigError, match=r"no quick_benign asr_harmful \(it has: quick_harmful asr"
-    ):
+    with pytest.raises(ConfigError, match=r"no quick_benign asr_harmful \(it has: quick_h"):
         run.score("quick_benign", "asr_harmful")
 
 
