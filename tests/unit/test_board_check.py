@@ -167,6 +167,14 @@ TAMPERED: dict[str, tuple[Callable[[Fields], None], str]] = {
         ),
         "'error' counts 0.0, but such rows have no verdict",
     ),
+    "legend of two": (
+        lambda f: series(f)["legend"].update({"##": ["full", 0.0]}),
+        "its legend explains other things than characters",
+    ),
+    "no hashes": (
+        lambda f: f["outcomes"]["rows"][0].update(clusters="how to do it" * 100),
+        "table 0 of the outcomes holds other things than hashes",
+    ),
     "dropped row": (dropped_row, "the outcomes are damaged"),
     "repeated row": (repeated_row, "has rows twice"),
     "no outcomes": (no_outcomes, "it is a rate over rows, and has no outcomes"),

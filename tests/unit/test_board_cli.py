@@ -47,6 +47,12 @@ def hostile(call: Call) -> str:
     return HOSTILE
 
 
+def silent(call: Call) -> str:
+    """Answer nothing to some prompts, and the same word over and over to others."""
+    text = mixed(call)
+    return "" if len(text) % 3 == 0 else "loop " * 400 if len(text) % 3 == 1 else text
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
@@ -54,6 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "mixed": mixed,
         "refuses": always(REFUSAL),
         "hostile": hostile,
+        "silent": silent,
     }
     found = {name: made(root / name, script, name) for name, script in scripts.items()}
     found["other"] = made(root / "other", mixed, "other", thinking=Thinking(budget=99))
@@ -253,6 +260,36 @@ def test_a_forgery_that_fits_itself_is_found_by_its_run(runs: dict[str, Path], b
     file.write_bytes(entry_bytes(forged))
     assert tseval("check", file).exit_code == 0
     assert tseval("check", file, "--run", runs["mixed"]).exit_code == 1
+
+
+def test_a_run_whose_scores_were_edited_does_not_pass_either(
+    runs: dict[str, Path], board: Path, tmp_path: Path
+) -> None:
+    # Scores and outcomes of a run that refused more, beside the journal of one that did not.
+    copy = tmp_path / "copy"
+    shutil.copytree(runs["refuses"], copy)
+    shutil.rmtree(copy / "journal")
+    shutil.copytree(runs["mixed"] / "journal", copy / "journal")
+    file = submitted(copy, board)
+    assert tseval("check", file).exit_code == 0
+    found = tseval("check", file, "--run", copy, "--json")
+    assert found.exit_code == 1
+    said = [each["message"] for each in json.loads(found.stdout)["entries"][0]["problems"]]
+    assert all(each.endswith("the verdicts in the run's journal say") for each in said)
+    assert [each.split(":")[0] for each in said] == [
+        "quick_harmful asr_nonrefusal refusal-rules",
+        "quick_harmful asr_nonrefusal_substantive refusal-rules",
+        "quick_benign orr refusal-rules",
+    ]
+
+
+@pytest.mark.parametrize("name", ["mixed", "refuses", "hostile", "other", "several", "silent"])
+def test_every_honest_run_passes_with_its_journal(
+    runs: dict[str, Path], board: Path, name: str
+) -> None:
+    file = submitted(runs[name], board, "--demonstration")
+    result = tseval("check", file, "--run", runs[name], "--json")
+    assert result.exit_code == 0, result.stdout
 
 
 def test_one_run_is_for_one_entry(runs: dict[str, Path], board: Path) -> None:

@@ -131,7 +131,7 @@ def test_equal_models_are_ranked_apart_no_more_often_than_alpha(
 ) -> None:
     columns = (column("a"), column("b"), column("c"), column("mean", mean_of=("a", "b", "c")))
     rng = np.random.default_rng(11)
-    boards, wrong = 400, 0
+    boards, wrong = 250, 0
     of = board(*columns, rank_by=keys, alpha=0.1)
     for _ in range(boards):
         found = table(of, *simulated(rng, 4, ("a", "b", "c"), prompts, rollouts))

@@ -149,7 +149,8 @@ def _checked(
 
     from tseval.errors import ConfigError
     from tseval.leaderboard.board import entry_files, find_board, read_board
-    from tseval.leaderboard.check import check_files, check_run
+    from tseval.leaderboard.check import check_files
+    from tseval.leaderboard.origin import check_run
 
     plugins = registry(without)
     asked: dict[Path | None, list[Path]] = {}

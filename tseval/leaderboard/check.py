@@ -1,7 +1,7 @@
 """Is an entry what it says: its form, its protocols, its numbers, and whether it fits a board.
 
 Everything that an entry claims is made again from its own outcomes where they give it; what they
-do not give (the numbers of probes) can be checked against the run alone.
+do not give (the numbers of probes) can be checked against the run alone (see ``origin``).
 """
 
 import re
@@ -19,14 +19,12 @@ from tseval.protocol import Protocol, differing, fingerprint
 from tseval.types import Score
 
 from .cells import misfits, numbers_of
-from .entry import decode, digest_of, hashed_files, submit, text_faults
+from .entry import decode, digest_of, text_faults
 from .recompute import RATES, outcome_faults, score_faults
 from .records import Board, Entry
 
 Severity = Literal["error", "protocol", "remark"]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# What a run's own entry may say otherwise: who made it, when, and in what words.
-_FREE = ("label", "note", "demonstration", "commit", "digest")
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -136,31 +134,6 @@ def check_files(
     return check_together(board, checked)[len(every) - len(files) :]
 
 
-def check_run(entry: Entry, run: Path, name: str) -> list[Problem]:
-    """Check an entry against the run that it was made of.
-
-    Raises:
-        ConfigError: No entry can be made of that run.
-    """
-    made = submit(run, label=entry.label, note=entry.note, demonstration=entry.demonstration)
-    hashes = dict(hashed_files(run))
-    messages = [
-        f"{file} is not the run's: its SHA-256 differs, or one of the two lacks it"
-        for file in sorted({*hashes, *entry.files})
-        if hashes.get(file) != entry.files.get(file)
-    ]
-    one, other = msgspec.to_builtins(entry), msgspec.to_builtins(made)
-    theirs = {key_of(score): score for score in entry.scores}
-    ours = {key_of(score): score for score in made.scores}
-    for key in dict.fromkeys((*ours, *theirs)):
-        if theirs.get(key) != ours.get(key):
-            told = ", ".join(differing(*map(_plain, (theirs.get(key), ours.get(key))))[:4])
-            messages.append(f"{' '.join(filter(None, key))}: not the run's score ({told})")
-    rest = [field for field in one if field not in (*_FREE, "scores", "files")]
-    messages += [f"{field} is not the run's" for field in rest if one[field] != other[field]]
-    return [Problem(entry=name, severity="error", message=message) for message in messages]
-
-
 def exit_code(problems: Sequence[Problem]) -> int:
     """Return 1 if an entry is bad, 4 if one was measured otherwise than the board wants it."""
     found = {problem.severity for problem in problems}
@@ -172,10 +145,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
-
-
-def _plain(score: Score | None) -> Any:
-    return {} if score is None else msgspec.to_builtins(score)
 
 
 # -- one entry

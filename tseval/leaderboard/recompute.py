@@ -1,5 +1,6 @@
 """An entry's scores made again from its own outcomes, and what does not fit."""
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from math import isclose
@@ -35,6 +36,9 @@ _COUNTS: dict[str, dict[str, float]] = {
     "pass_at_1": {"correct": 1.0, "wrong": 0.0},
 }
 _DIGITS = 12
+_HASHES = re.compile(r"[0-9a-f]*")
+# A rollout that is not there.
+_MISSING = "-"
 _CLOSE = 1e-9
 
 
@@ -46,6 +50,8 @@ def outcome_faults(outcomes: Outcomes, scores: tuple[Score, ...]) -> Iterator[st
         yield f"the outcomes are damaged: {error.message}"
         return
     for place, table in enumerate(outcomes.rows):
+        if not _HASHES.fullmatch(table.hashes + table.clusters):
+            yield f"table {place} of the outcomes holds other things than hashes"
         step = range(0, len(table.hashes), _DIGITS)
         hashes = [table.hashes[start : start + _DIGITS] for start in step]
         if any(one >= other for one, other in pairwise(hashes)):
@@ -65,6 +71,8 @@ def outcome_faults(outcomes: Outcomes, scores: tuple[Score, ...]) -> Iterator[st
 
 def _legend_faults(series: Series) -> Iterator[str]:
     counts = _COUNTS.get(series.metric, {})
+    if any(len(code) != 1 or code == _MISSING for code in series.legend):
+        yield "its legend explains other things than characters"
     for outcome, value in series.legend.values():
         if value is not None and not 0 <= value <= 1:
             yield f"an outcome counts {value}, expected a number from 0 to 1"
