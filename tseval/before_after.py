@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from .compare import match
+from .compare import match_scores
 from .deliberation import DeliberationCard, Finding, deliberation
 from .errors import ConfigError, NotComparable
 from .outcomes import Outcomes
@@ -319,7 +319,7 @@ def _paired(
     """Pair the rows of two scores by prompt; None where they are no means over rows."""
     if there is None or here is None:
         return None
-    matched = match(*(each.of(s) for each, s in zip(outcomes, (there, here), strict=True)))
+    matched = match_scores((outcomes[0], there), (outcomes[1], here))
     if matched is None or not matched.samples:
         return None
     found = matched.paired().interval()

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from math import fsum
 from typing import NamedTuple
 
+import numpy as np
 from msgspec import Struct
 
 from .errors import ConfigError, NotComparable
 from .outcomes import Outcomes, RowOutcome, SeriesKey, key_of
 from .protocol import differing
+from .row_means import Means, means_of
 from .runfolder import RunFolder, Scorecard
 from .stats_compare import holm, independent
 from .stats_paired import Paired, paired
@@ -253,7 +255,7 @@ def _row(
     allowed: tuple[str, ...],
     keys: Iterable[SeriesKey],
 ) -> Compared:
-    matched = match(before.outcomes.of(left), after.outcomes.of(right))
+    matched = match_scores((before.outcomes, left), (after.outcomes, right))
     pairs = matched.paired() if matched is not None and matched.samples else None
     difference, undefined = None, ""
     if pairs is not None:
@@ -324,27 +326,43 @@ def match(
         fill: What excluded rows are taken for, before and after, and rows that the other run alone
             has; None leaves them out.
     """
-    if before is None or after is None:
+    left, right = fill or (None, None)
+    return match_means(_means(before, left), _means(after, right), fill=fill)
+
+
+def match_scores(
+    before: tuple[Outcomes, Score],
+    after: tuple[Outcomes, Score],
+    *,
+    fill: tuple[float, float] | None = None,
+) -> Matched | None:
+    """Match the rows of two scores, each with the outcomes of its run; else as :func:`match`."""
+    left, right = fill or (None, None)
+    return match_means(means_of(*before, left), means_of(*after, right), fill=fill)
+
+
+def match_means(
+    left: Means | None, right: Means | None, *, fill: tuple[float, float] | None = None
+) -> Matched | None:
+    """Match the samples of two runs, in the order of the second; else as :func:`match`."""
+    if left is None or right is None:
         return None
-    left = _means(before, fill[0] if fill else None)
-    right = _means(after, fill[1] if fill else None)
     if fill:
-        for sample, (_, rollouts, cluster) in [*right.items()]:
-            left.setdefault(sample, (fill[0], rollouts, cluster))
-        for sample, (_, rollouts, cluster) in [*left.items()]:
-            right.setdefault(sample, (fill[1], rollouts, cluster))
-    both = [sample for sample in right if sample in left]
+        left, right = left.filled(right, fill[0]), right.filled(left, fill[1])
+    there, here = left.shared(right)
     return Matched(
-        samples=both,
-        before=[left[sample][0] for sample in both],
-        after=[right[sample][0] for sample in both],
-        clusters=[right[sample][2] for sample in both],
-        rollouts=[min(left[sample][1], right[sample][1]) for sample in both],
-        alone=len(left.keys() ^ right.keys()),
+        samples=right.samples[here].tolist(),
+        before=left.values[there].tolist(),
+        after=right.values[here].tolist(),
+        clusters=right.clusters[here].tolist(),
+        rollouts=np.minimum(left.rollouts[there], right.rollouts[here]).tolist(),
+        alone=len(left.samples) + len(right.samples) - 2 * len(here),
     )
 
 
-def _means(rows: list[RowOutcome], fill: float | None) -> dict[str, tuple[float, int, str]]:
+def _means(rows: list[RowOutcome] | None, fill: float | None) -> Means | None:
+    if rows is None:
+        return None
     values: defaultdict[str, list[float]] = defaultdict(list)
     clusters: dict[str, str] = {}
     for row in rows:
@@ -352,7 +370,9 @@ def _means(rows: list[RowOutcome], fill: float | None) -> dict[str, tuple[float,
         if value is not None:
             values[row.row].append(value)
             clusters[row.row] = row.cluster
-    return {
-        sample: (fsum(each) / len(each), len(each), clusters[sample])
-        for sample, each in values.items()
-    }
+    return Means(
+        samples=np.array(list(values), dtype=np.str_),
+        values=np.array([fsum(each) / len(each) for each in values.values()]),
+        rollouts=np.array([len(each) for each in values.values()], dtype=np.int64),
+        clusters=np.array([clusters[sample] for sample in values], dtype=np.str_),
+    )

@@ -1,14 +1,17 @@
 """The samples whose outcome changed from one run to another, with both answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
+import numpy as np
 from msgspec import Struct
 
 from .compare import Compared, Side
 from .errors import ConfigError
 from .journal import Journal
-from .outcomes import RowOutcome, row_hash
-from .readback import Stored, stored_rows
+from .outcomes import row_hash
+from .readback import Stored, noted_rows, stored_of
+from .row_means import means_of
 from .runfolder import RunFolder
 
 
@@ -40,78 +43,105 @@ class Flip(Struct, frozen=True, kw_only=True):
     answers_after: tuple[str | None, ...]
 
 
+class _Changed(NamedTuple):
+    """The samples that changed under a number, with their values before and after."""
+
+    row: Compared
+    values: dict[str, tuple[float, float]]
+
+
+# A rollout's sample, by benchmark and hash.
+_Sample = tuple[str, str]
+
+
 def flips(
-    row: Compared, before: Side, after: Side, folders: tuple[RunFolder, RunFolder], most: int
+    rows: Iterable[Compared],
+    before: Side,
+    after: Side,
+    folders: tuple[RunFolder, RunFolder],
+    most: int,
 ) -> list[Flip]:
-    """Find the samples that changed most under a number, the worst first.
+    """Find the samples that changed most under each number, the worst first.
 
     Args:
-        row: The number.
+        rows: The numbers.
         before: The baseline.
         after: The candidate.
-        folders: Their folders, for prompts and answers.
-        most: How many to give.
+        folders: Their folders, for prompts and answers; each journal is read once.
+        most: How many to give of each number.
 
     Raises:
         ConfigError: A run's journal is gone.
     """
-    left, right = (
-        _values(side.outcomes.of(score))
-        for side, score in ((before, row.before), (after, row.after))
-    )
-    changed = [sample for sample in right if sample in left and left[sample] != right[sample]]
-    sign = {True: -1, False: 1, None: 1}[row.higher_is_better]
-    changed.sort(key=lambda each: (-sign * (right[each] - left[each]), each))
-    chosen = set(changed[:most])
-    if not chosen:
+    changed = [_changed(row, before, after, most) for row in rows]
+    wanted = {(each.row.benchmark, sample) for each in changed for sample in each.values}
+    if not wanted:
         return []
-    there, here = (_texts(folder, row.benchmark, chosen) for folder in folders)
-    known = {
-        sample: next((each.row for each in here.get(sample) or there.get(sample) or ()), None)
-        for sample in chosen
-    }
+    there, here = (_texts(folder, wanted) for folder in folders)
     return [
-        Flip(
-            benchmark=row.benchmark,
-            metric=row.metric,
-            judge=row.judge,
-            sample=found.sample if (found := known[sample]) else sample,
-            harmful=found.harmful if found else None,
-            prompt=found.prompt if found else "(not in the journal under this name)",
-            before=left[sample],
-            after=right[sample],
-            worse=None
-            if row.higher_is_better is None
-            else (right[sample] < left[sample]) is row.higher_is_better,
-            answers_before=tuple(_answers(there.get(sample, []))),
-            answers_after=tuple(_answers(here.get(sample, []))),
-        )
-        for sample in changed[:most]
+        _flip(each.row, sample, values, there, here)
+        for each in changed
+        for sample, values in each.values.items()
     ]
 
 
-def _values(rows: list[RowOutcome] | None) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
-    for row in rows or ():
-        if row.value is not None:
-            values.setdefault(row.row, []).append(row.value)
-    return {sample: sum(each) / len(each) for sample, each in values.items()}
+def _changed(row: Compared, before: Side, after: Side, most: int) -> _Changed:
+    left, right = means_of(before.outcomes, row.before), means_of(after.outcomes, row.after)
+    if left is None or right is None:
+        return _Changed(row, {})
+    there, here = left.shared(right)
+    old, new = left.values[there], right.values[here]
+    sign = -1 if row.higher_is_better else 1
+    # The worst first, and of equals the first by hash.
+    order = np.lexsort((right.samples[here], -sign * (new - old)))
+    chosen = order[(old != new)[order]][:most]
+    samples = right.samples[here][chosen].tolist()
+    pairs = zip(old[chosen].tolist(), new[chosen].tolist(), strict=True)
+    return _Changed(row, dict(zip(samples, pairs, strict=True)))
 
 
-def _texts(folder: RunFolder, benchmark: str, wanted: set[str]) -> dict[str, list[Stored]]:
+def _flip(
+    row: Compared,
+    sample: str,
+    values: tuple[float, float],
+    there: dict[_Sample, list[Stored]],
+    here: dict[_Sample, list[Stored]],
+) -> Flip:
+    place = row.benchmark, sample
+    old, new = there.get(place, []), here.get(place, [])
+    found = next((each.row for each in new or old), None)
+    return Flip(
+        benchmark=row.benchmark,
+        metric=row.metric,
+        judge=row.judge,
+        sample=found.sample if found else sample,
+        harmful=found.harmful if found else None,
+        prompt=found.prompt if found else "(not in the journal under this name)",
+        before=values[0],
+        after=values[1],
+        worse=None
+        if row.higher_is_better is None
+        else (values[1] < values[0]) is row.higher_is_better,
+        answers_before=tuple(_answers(old)),
+        answers_after=tuple(_answers(new)),
+    )
+
+
+def _texts(folder: RunFolder, wanted: set[_Sample]) -> dict[_Sample, list[Stored]]:
     if not folder.journal.is_dir():
         raise ConfigError(
             f"the journal of {folder.path} is gone, and with it the answers",
             hint="leave --flips out",
         )
     journal = Journal.open(folder.journal, write=False)
-    found: dict[str, list[Stored]] = {}
+    found: dict[_Sample, list[Stored]] = {}
+    benchmarks = {benchmark for benchmark, _ in wanted}
     try:
-        for stored in stored_rows(journal):
-            if stored.row.benchmark == benchmark:
-                sample = row_hash(stored.row.sample, stored.row.prompt)
-                if sample in wanted:
-                    found.setdefault(sample, []).append(stored)
+        for row in noted_rows(journal):
+            if row.benchmark in benchmarks:
+                place = row.benchmark, row_hash(row.sample, row.prompt)
+                if place in wanted:
+                    found.setdefault(place, []).append(stored_of(journal, row))
     finally:
         journal.close()
     return found

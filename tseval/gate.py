@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from .compare import Compared, Comparison, Side, match
+from .compare import Compared, Comparison, Side, match_scores
 from .errors import ConfigError
 from .outcomes import SeriesKey, key_of
 from .policy import Policy, Rule
@@ -344,7 +344,9 @@ def _excluded(score: Score) -> float:
 def _worst_high(row: Compared, sign: int, alpha: float, before: Side, after: Side) -> float | None:
     """Upper limit where every excluded row was good before, and is bad after; None if unknown."""
     good, bad = (0.0, 1.0) if sign > 0 else (1.0, 0.0)
-    filled = match(before.outcomes.of(row.before), after.outcomes.of(row.after), fill=(good, bad))
+    filled = match_scores(
+        (before.outcomes, row.before), (after.outcomes, row.after), fill=(good, bad)
+    )
     if filled is None or not filled.samples:
         return None
     return _paired_limits(filled.paired(), sign, alpha).high

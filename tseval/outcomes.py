@@ -6,7 +6,7 @@ row's outcome, without any text. Two runs are compared by pairing these rows.
 
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
@@ -15,17 +15,22 @@ from .errors import ConfigError, TsevalError
 from .metrics import Judged
 from .types import Score
 
+if TYPE_CHECKING:
+    import numpy as np
+
 OUTCOMES_SCHEMA = 1
 # Of a hash.
 _DIGITS = 12
 # A rollout that is not there.
-_MISSING = "-"
+MISSING = "-"
 # Characters of outcomes; a quote or a backslash would be escaped, and the dash is taken.
 _PLAIN = [chr(code) for code in range(35, 127) if chr(code) not in "\\-"]
 _FIRST_FURTHER = 0x100
 _MOST = 0xD800 - _FIRST_FURTHER + len(_PLAIN)
 
 SeriesKey = tuple[str, str, str, str]
+# An outcome's name, and what it counts; None if it left the denominator.
+Pair = tuple[str, float | None]
 
 
 class RowOutcome(NamedTuple):
@@ -99,20 +104,29 @@ class Outcomes(Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: They are not the rows that the score was made of.
         """
+        series = self.series_of(score)
+        return None if series is None else list(decoded(self.rows[series.rows], series))
+
+    def series_of(self, score: Score) -> Series | None:
+        """Return the outcomes of a score's rows, packed; None where it is no mean over rows.
+
+        Raises:
+            ConfigError: They are not the rows that the score was made of.
+        """
         wanted = key_of(score)
         series = next((each for each in self.series if each.key == wanted), None)
         if series is None:
             return None
-        found = list(decoded(self.rows[series.rows], series))
-        usable = sum(row.value is not None for row in found)
-        lost = sum(score.excluded.values())
-        if (series.fingerprint, usable, len(found)) != (score.fingerprint, score.n, score.n + lost):
+        counts = {code: series.codes.count(code) for code in series.legend}
+        usable = sum(n for code, n in counts.items() if series.legend[code][1] is not None)
+        found, lost = sum(counts.values()), sum(score.excluded.values())
+        if (series.fingerprint, usable, found) != (score.fingerprint, score.n, score.n + lost):
             raise ConfigError(
                 f"outcomes.json has other rows of {' '.join(filter(None, wanted))} than scores.json"
-                f" counts ({usable} usable of {len(found)}, {score.n} of {score.n + lost})",
+                f" counts ({usable} usable of {found}, {score.n} of {score.n + lost})",
                 hint="run the same `tseval run` command again: both are made anew",
             )
-        return found
+        return series
 
     def check(self) -> None:
         """Raise ConfigError where lengths or references do not fit each other."""
@@ -124,8 +138,7 @@ class Outcomes(Struct, frozen=True, kw_only=True):
         for series in self.series:
             if not 0 <= series.rows < len(self.rows):
                 raise ConfigError(f"it has no rows for {series.benchmark} {series.metric}")
-            for _ in decoded(self.rows[series.rows], series):
-                pass
+            _check_codes(self.rows[series.rows], series)
 
 
 def key_of(score: Score) -> SeriesKey:
@@ -151,7 +164,19 @@ class OutcomeBook:
         Raises:
             TsevalError: Two rows are the same rollout of the same sample.
         """
-        table, series = _packed(score, rows)
+        self.keep_packed(score, *_packed(score, rows))
+
+    def keep_packed(self, score: Score, table: Rows, legend: dict[str, Pair], codes: str) -> None:
+        """Keep the rows of a score that are packed already; else as :meth:`keep`."""
+        series = Series(
+            benchmark=score.benchmark,
+            group=score.group,
+            metric=score.metric,
+            judge=score.judge,
+            fingerprint=score.fingerprint,
+            legend=legend,
+            codes=codes,
+        )
         # Other readings of the same rows share them.
         self._kept[series.key] = self._tables.setdefault(table, table), series
 
@@ -181,43 +206,45 @@ class OutcomeBook:
         return Outcomes(rows=tuple(tables), series=tuple(found))
 
 
-def _packed(score: Score, rows: Iterable[Judged]) -> tuple[Rows, Series]:
-    codes: dict[tuple[str, float | None], str] = {}
+def _packed(score: Score, rows: Iterable[Judged]) -> tuple[Rows, dict[str, Pair], str]:
+    codes: dict[Pair, str] = {}
     # Cluster and codes of each sample; single characters take no memory of their own.
     places: dict[str, tuple[str, str]] = {}
     for each in rows:
         pair = each.outcome, None if each.hit is None else float(each.hit)
         code = codes.setdefault(pair, _character(len(codes)))
         _, said = places.get(each.row, ("", ""))
-        said = said.ljust(each.rollout + 1, _MISSING)
-        if said[each.rollout] != _MISSING:
+        said = said.ljust(each.rollout + 1, MISSING)
+        if said[each.rollout] != MISSING:
             raise TsevalError(
                 f"{score.benchmark}: two rows are {each.row}, rollout {each.rollout}",
                 hint="a bug of the benchmark: its sample ids are not unique",
             )
         said = said[: each.rollout] + code + said[each.rollout + 1 :]
         places[each.row] = each.cluster, said
-    if len(codes) > _MOST:
-        raise TsevalError(f"{score.benchmark}: {len(codes)} distinct outcomes of {score.metric}")
     order = sorted(places)
-    table = Rows(
-        hashes="".join(order),
-        clusters="".join(row_hash("cluster", places[row][0]) for row in order),
-        rollouts=tuple(len(places[row][1]) for row in order),
+    sizes = [len(places[row][1]) for row in order]
+    table = joined_rows(order, [places[row][0] for row in order], sizes)
+    legend = legend_of(codes)
+    turned = str.maketrans({codes[pair]: code for code, pair in legend.items()})
+    return table, legend, "".join(places[row][1] for row in order).translate(turned)
+
+
+def joined_rows(rows: list[str], clusters: list[str], rollouts: list[int]) -> Rows:
+    """Put rows that are in order into a table; clusters, of each row, are hashed."""
+    return Rows(
+        hashes="".join(rows),
+        clusters="".join([row_hash("cluster", cluster) for cluster in clusters]),
+        rollouts=tuple(rollouts),
     )
-    # In an order of their own, so that the order in which rows came never shows.
-    final = {pair: _character(n) for n, pair in enumerate(sorted(codes, key=repr))}
-    turned = str.maketrans({code: final[pair] for pair, code in codes.items()})
-    series = Series(
-        benchmark=score.benchmark,
-        group=score.group,
-        metric=score.metric,
-        judge=score.judge,
-        fingerprint=score.fingerprint,
-        legend={final[pair]: pair for pair in sorted(codes, key=repr)},
-        codes="".join(places[row][1] for row in order).translate(turned),
-    )
-    return table, series
+
+
+def legend_of(pairs: Iterable[Pair]) -> dict[str, Pair]:
+    """Give each outcome a character, in an order of their own: that of rows never shows."""
+    order = sorted(pairs, key=repr)
+    if len(order) > _MOST:
+        raise TsevalError(f"{len(order)} distinct outcomes of one score, expected at most {_MOST}")
+    return {_character(number): pair for number, pair in enumerate(order)}
 
 
 def _character(number: int) -> str:
@@ -232,10 +259,7 @@ def decoded(rows: Rows, series: Series) -> Iterator[RowOutcome]:
     Raises:
         ConfigError: Its characters do not fit its rows.
     """
-    if len(series.codes) != sum(rows.rollouts):
-        raise ConfigError(
-            f"{series.benchmark}: {len(series.codes)} outcomes of {sum(rows.rollouts)} rollouts"
-        )
+    _check_codes(rows, series)
     place = 0
     for number, size in enumerate(rows.rollouts):
         part = slice(number * _DIGITS, (number + 1) * _DIGITS)
@@ -243,9 +267,23 @@ def decoded(rows: Rows, series: Series) -> Iterator[RowOutcome]:
         for rollout in range(size):
             code = series.codes[place]
             place += 1
-            if code == _MISSING:
-                continue
-            if code not in series.legend:
-                raise ConfigError(f"{series.benchmark}: {code!r} is no outcome of its legend")
-            outcome, value = series.legend[code]
-            yield RowOutcome(row, rollout, cluster, outcome, value)
+            if code != MISSING:
+                outcome, value = series.legend[code]
+                yield RowOutcome(row, rollout, cluster, outcome, value)
+
+
+def _check_codes(rows: Rows, series: Series) -> None:
+    """Raise ConfigError where a series' characters do not fit its rows, or its legend."""
+    if len(series.codes) != sum(rows.rollouts):
+        raise ConfigError(
+            f"{series.benchmark}: {len(series.codes)} outcomes of {sum(rows.rollouts)} rollouts"
+        )
+    for code in sorted(set(series.codes) - {MISSING, *series.legend}):
+        raise ConfigError(f"{series.benchmark}: {code!r} is no outcome of its legend")
+
+
+def hashes_of(joined: str) -> "np.ndarray":
+    """Take hashes that stand one behind the other apart: str [rows]."""
+    import numpy as np
+
+    return np.frombuffer(joined.encode("utf-32-le"), dtype=f"<U{_DIGITS}")

@@ -84,11 +84,12 @@ def _flips(
     if not most:
         return [[] for _ in found]
     return [
-        [
-            flip
-            for row in each.rows
-            if row.counted
-            for flip in flips(row, sides[0], sides[place], (folders[0], folders[place]), most)
-        ]
+        flips(
+            [row for row in each.rows if row.counted],
+            sides[0],
+            sides[place],
+            (folders[0], folders[place]),
+            most,
+        )
         for place, each in enumerate(found, start=1)
     ]
