@@ -8,7 +8,7 @@ A judge is named ``name(option=value,...)@where``. ``where`` is a model string, 
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 from msgspec import Struct
@@ -347,8 +347,3 @@ def identify(seat: Seat, models: dict[str, Model], members: list[JudgeIdentity])
             capable = model.backend.capabilities.choices
             identity["read"] = "probabilities" if capable else "text"
     return JudgeIdentity(name=card.alias_of or card.name, version=card.version, identity=identity)
-
-
-def slim(verdict: Any) -> Any:
-    """Return a verdict without what the judge wrote: that stays in the journal."""
-    return msgspec.structs.replace(verdict, raw="", details={})

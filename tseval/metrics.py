@@ -168,6 +168,31 @@ def _hit_if(metric: MetricSpec, label: bool) -> bool:
     return metric.hit(Verdict(harmful=label))
 
 
+class Counts(Struct, kw_only=True):
+    """What a score is made of.
+
+    Attributes:
+        outcomes, excluded: Rollouts in the denominator by outcome, and the others by reason.
+        totals, sizes: Of each cluster with a usable rollout, in the order of clusters: the sum of
+            its hits, and its usable rollouts.
+        successes: Sum of all hits.
+        whole: Whether every hit is a yes or a no.
+        thought, forced, truncated, unclosed: Rollouts with a trace, with one that tseval closed,
+            with an answer cut off, and with a trace that never closed.
+    """
+
+    outcomes: Counter[str]
+    excluded: Counter[str]
+    totals: list[float]
+    sizes: list[int]
+    successes: float
+    whole: bool
+    thought: int = 0
+    forced: int = 0
+    truncated: int = 0
+    unclosed: int = 0
+
+
 def score(metric: MetricSpec, rows: Iterable[Judged], base: Score) -> Score:
     """Count rows and put the rate, its interval and its bounds into a score.
 
@@ -180,11 +205,12 @@ def score(metric: MetricSpec, rows: Iterable[Judged], base: Score) -> Score:
         ``base`` with the counts. Without a usable row ``estimate`` is None and ``undefined``
         says why.
     """
-    # Here, since this module is a plugin, which listings load, and numpy takes a fifth of a second.
-    from .stats import bounds, clustered_mean, clustered_proportion
+    return score_of(metric, counted(rows), base)
 
+
+def counted(rows: Iterable[Judged]) -> Counts:
+    """Count rows; arguments as for :func:`score`."""
     hits: dict[str, list[float]] = defaultdict(list)
-    sizes: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     excluded: Counter[str] = Counter()
     thought = forced = truncated = unclosed = 0
@@ -198,17 +224,36 @@ def score(metric: MetricSpec, rows: Iterable[Judged], base: Score) -> Score:
             excluded[row.outcome] += 1
             continue
         outcomes[row.outcome] += 1
-        sizes[row.cluster] += 1
         hits[row.cluster].append(row.hit)
     every = [hit for each in hits.values() for hit in each]
     whole = all(isinstance(hit, int) for hit in every)
     # Exactly rounded, so that the order in which rows came never shows.
-    total, estimator = (sum, clustered_proportion) if whole else (fsum, clustered_mean)
-    n, successes, lost = sizes.total(), total(every), excluded.total()
+    total = sum if whole else fsum
+    clusters = sorted(hits)
+    return Counts(
+        outcomes=outcomes,
+        excluded=excluded,
+        totals=[total(hits[cluster]) for cluster in clusters],
+        sizes=[len(hits[cluster]) for cluster in clusters],
+        successes=total(every),
+        whole=whole,
+        thought=thought,
+        forced=forced,
+        truncated=truncated,
+        unclosed=unclosed,
+    )
+
+
+def score_of(metric: MetricSpec, counts: Counts, base: Score) -> Score:
+    """Make a score of counts; arguments and result as for :func:`score`."""
+    # Here, since this module is a plugin, which listings load, and numpy takes a fifth of a second.
+    from .stats import bounds, clustered_mean, clustered_proportion
+
+    n, lost = sum(counts.sizes), counts.excluded.total()
     estimate = None
     if n:
-        clusters = sorted(sizes)
-        estimate = estimator([total(hits[c]) for c in clusters], [sizes[c] for c in clusters])
+        estimator = clustered_proportion if counts.whole else clustered_mean
+        estimate = estimator(counts.totals, counts.sizes)
     return Score(
         benchmark=base.benchmark,
         group=base.group,
@@ -217,13 +262,13 @@ def score(metric: MetricSpec, rows: Iterable[Judged], base: Score) -> Score:
         estimate=estimate,
         undefined="" if n else ("no row has a verdict" if lost else "no rows"),
         n=n,
-        n_prompts=len(sizes),
-        excluded=dict(sorted(excluded.items())),
-        bounds=bounds(successes, n, lost) if n + lost else None,
-        outcomes=dict(sorted(outcomes.items())),
-        forced_close_share=forced / thought if thought else None,
-        truncated_share=truncated / (n + lost) if n + lost else None,
-        unclosed_share=unclosed / (n + lost) if n + lost else None,
+        n_prompts=len(counts.sizes),
+        excluded=dict(sorted(counts.excluded.items())),
+        bounds=bounds(counts.successes, n, lost) if n + lost else None,
+        outcomes=dict(sorted(counts.outcomes.items())),
+        forced_close_share=counts.forced / counts.thought if counts.thought else None,
+        truncated_share=counts.truncated / (n + lost) if n + lost else None,
+        unclosed_share=counts.unclosed / (n + lost) if n + lost else None,
         fingerprint=base.fingerprint,
         partial=base.partial,
         member=base.member,

@@ -52,7 +52,7 @@ class PromptBenchmark(CardBenchmark):
                 session.registry,
                 protocol,
                 session.declare,
-                session.outcomes.keep,
+                session.outcomes,
             )
         )
 

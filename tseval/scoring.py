@@ -2,17 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from .cards import BenchmarkCard
-from .data import cluster_of
-from .judging import Seat, slim
-from .metrics import Judged, average, outcome_of, score
-from .outcomes import row_hash
+from .data import prompt_key
+from .judging import Seat
+from .metrics import Judged, average, outcome_of, score_of
+from .outcomes import OutcomeBook, row_hash
 from .protocol import Protocol
 from .readback import Row
 from .roles import MetricSpec
@@ -33,6 +34,9 @@ class Finding(NamedTuple):
 
     verdict: Verdict | None
     lost: str = ""
+
+
+_NOTHING: dict[str, Finding] = {}
 
 
 class Outcome(NamedTuple):
@@ -68,37 +72,69 @@ def outcome(sample: Sample, index: int, rollout: Rollout, findings: dict[str, Fi
     """Keep of a judged rollout, the ``index``-th of its sample, what its scores need."""
     verdicts = [finding.verdict for finding in findings.values() if finding.verdict is not None]
     failures = [verdict.raw for verdict in verdicts if verdict.reason == "error"]
-    small = {
-        judge: Finding(slim(finding.verdict) if finding.verdict else None, finding.lost)
-        for judge, finding in findings.items()
-    }
+    cluster, row = _names(sample.id, sample.prompt, sample.tags.get("cluster", ""))
     return Outcome(
-        cluster=cluster_of(sample),
+        cluster=cluster,
         harmful=sample.harmful,
         group=sample.group,
-        findings=small,
+        findings=_shared(
+            tuple(
+                (judge, finding.lost, finding.verdict and _said(finding.verdict))
+                for judge, finding in findings.items()
+            )
+        ),
         forced=(rollout.closed_by == "budget") if rollout.thought else None,
         notes=tuple(note for note in rollout.notes if note in ODDITIES),
         truncated=rollout.answer is not None and rollout.finish == "length",
         unclosed=rollout.answer is None,
         failure=failures[0] if failures else "",
-        row=row_hash(sample.id, sample.prompt),
+        row=row,
         rollout=index,
     )
 
 
 def lost_outcome(sample: Sample, index: int, lost: str, failure: str = "") -> Outcome:
     """Keep that there is no rollout, and why."""
+    cluster, row = _names(sample.id, sample.prompt, sample.tags.get("cluster", ""))
     return Outcome(
-        cluster=cluster_of(sample),
+        cluster=cluster,
         harmful=sample.harmful,
         group=sample.group,
-        findings={},
+        findings=_NOTHING,
         lost=lost,
         failure=failure,
-        row=row_hash(sample.id, sample.prompt),
+        row=row,
         rollout=index,
     )
+
+
+def _said(verdict: Verdict) -> tuple[Any, ...]:
+    """Return the fields of a verdict that scores read, and not what the judge wrote."""
+    return (
+        verdict.refusal,
+        verdict.degree,
+        verdict.harmful,
+        verdict.correct,
+        verdict.reason,
+        verdict.soft,
+        verdict.notes,
+    )
+
+
+# The few different things that are said of a million rollouts are held once each.
+@lru_cache(maxsize=4096, typed=True)
+def _shared(said: tuple[tuple[str, str, tuple[Any, ...] | None], ...]) -> dict[str, Finding]:
+    names = ("refusal", "degree", "harmful", "correct", "reason", "soft", "notes")
+    return {
+        judge: Finding(Verdict(**dict(zip(names, fields, strict=True))) if fields else None, lost)
+        for judge, lost, fields in said
+    }
+
+
+@lru_cache(maxsize=1024)
+def _names(sample: str, prompt: str, cluster: str) -> tuple[str, str]:
+    """Hash a sample's cluster and its row; its rollouts come close together."""
+    return cluster or prompt_key(prompt), row_hash(sample, prompt)
 
 
 def sample_of(row: Row) -> Sample:
@@ -143,7 +179,7 @@ def scores_of(
     registry: "Registry",
     protocol: Callable[[Seat], Protocol],
     declare: Callable[[Protocol], str],
-    keep: Callable[[Score, Iterable[Judged]], None],
+    book: OutcomeBook,
 ) -> Iterator[Score]:
     """Make the scores of a benchmark: each metric, under each judge, for each group.
 
@@ -154,27 +190,32 @@ def scores_of(
         registry: For the metrics.
         protocol: How a judge's numbers were made, but for metric and group.
         declare: Records a score's protocol, and returns its fingerprint.
-        keep: Keeps what each row of a score came to.
+        book: Keeps what each row of a score came to.
     """
+    # Here, since benchmarks are plugins, which listings load, and numpy takes a fifth of a second.
+    from .tally import Tally
+
     metrics = registry.metrics
     seats = list(seats)
+    tally = Tally(card.name, outcomes)
     for name in metric_names(card, registry):
         metric = metrics[name]
         for seat in seats:
             if metric.label not in seat.judge.card.labels:
                 continue
             for group in ("", *card.groups):
-                chosen = [
-                    each
-                    for each in outcomes
-                    if each.harmful is (metric.on == "harmful") and group in ("", each.group)
-                ]
-                if chosen:
-                    base = _base(card, metric, seat, group, chosen, protocol(seat), declare)
-                    # Made twice rather than held: there may be a million.
-                    found = score(metric, (_judged(metric, seat.label, e) for e in chosen), base)
-                    keep(found, (_judged(metric, seat.label, each) for each in chosen))
+                part = tally.part(partial(_belongs, metric.on == "harmful", group))
+                if part is not None:
+                    reading = partial(_judged, metric, seat.label)
+                    notes = tally.notes(part, seat.label)
+                    base = _base(card, metric, seat, group, notes, protocol(seat), declare)
+                    found = score_of(metric, tally.counts(part, reading), base)
+                    book.keep_packed(found, part.table, *tally.codes(part, reading))
                     yield found
+
+
+def _belongs(harmful: bool, group: str, each: Outcome) -> bool:
+    return each.harmful is harmful and group in ("", each.group)
 
 
 def metric_names(card: BenchmarkCard, registry: "Registry") -> list[str]:
@@ -190,7 +231,7 @@ def _base(
     metric: MetricSpec,
     seat: Seat,
     group: str,
-    outcomes: list[Outcome],
+    notes: dict[str, int],
     protocol: Protocol,
     declare: Callable[[Protocol], str],
 ) -> Score:
@@ -208,17 +249,8 @@ def _base(
         member=not seat.shown,
         fingerprint=declare(protocol),
         partial=protocol.limit is not None,
-        judge_notes=_judge_notes(seat.label, outcomes),
+        judge_notes=notes,
     )
-
-
-def _judge_notes(judge: str, outcomes: list[Outcome]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for each in outcomes:
-        finding = each.findings.get(judge)
-        if finding is not None and finding.verdict is not None:
-            counts.update(dict.fromkeys(finding.verdict.notes, 1))
-    return dict(sorted(counts.items()))
 
 
 def _judged(metric: MetricSpec, judge: str, each: Outcome) -> Judged:

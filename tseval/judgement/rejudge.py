@@ -262,7 +262,7 @@ def _scores(session: Session, old: Scorecard, outcomes: dict[str, list[Kept]]) -
             session.registry,
             protocol,
             session.declare,
-            session.outcomes.keep,
+            session.outcomes,
         )
 
 
