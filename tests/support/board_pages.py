@@ -27,7 +27,7 @@ BOARD = Board(
     description="Harm, over-refusal and sums.",
     columns=COLUMNS,
     rank_by=("asr", "orr"),
-    axes=("asr", "orr"),
+    axes=("orr", "asr"),
     require={"thinking.budget": 512},
 )
 

@@ -47,7 +47,7 @@ def lost_text(cell: Cell) -> str:
 def remarks(cell: Cell) -> list[str]:
     """Say all that belongs beside a value: denominator, what was lost, and what is cut."""
     found = [f"n {cell.n}"] if cell.n else []
-    found += filter(None, (lost_text(cell), cell.undefined))
+    found += filter(None, (lost_text(cell), cell.undefined if is_measured(cell) else ""))
     return [*found, "partial"] if cell.partial else found
 
 
@@ -66,12 +66,12 @@ def direction(column: Column) -> str:
 
 
 def columns_of(standing: Standing, rows: Iterable[Row]) -> list[Column]:
-    """List the columns of which any row has something to say, in the board's order."""
+    """List the columns that any of the rows has, in the board's order."""
     rows = list(rows)
     return [
         column
         for column in standing.board.columns
-        if any(_says_something(row.cells.get(column.key)) for row in rows)
+        if any(is_measured(cell_of(row, column)) for row in rows)
     ]
 
 
@@ -81,8 +81,9 @@ def missing_columns(standing: Standing, table: Table) -> list[Column]:
     return [column for column in standing.board.columns if column.key not in found]
 
 
-def _says_something(cell: Cell | None) -> bool:
-    return cell is not None and (cell.value is not None or bool(cell.undefined or cell.n))
+def is_measured(cell: Cell) -> bool:
+    """Say whether a number was measured or reported, also where it came out undefined."""
+    return cell.value is not None or bool(cell.fingerprint or cell.n)
 
 
 def cell_of(row: Row, column: Column) -> Cell:

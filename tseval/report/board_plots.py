@@ -42,7 +42,7 @@ class Drawn(NamedTuple):
 
 
 def pareto_plots(standing: Standing) -> list[Drawn]:
-    """Draw the rows of the board's own protocol: its two axes, and harm against ability.
+    """Draw the rows of the board's own protocol: on its two axes, and against an ability.
 
     Rows of other protocols and reported ones are in no plot: they cannot be compared with these.
     """
@@ -56,18 +56,18 @@ def pareto_plots(standing: Standing) -> list[Drawn]:
 
 
 def _pairs(standing: Standing, rows: Sequence[Row]) -> list[tuple[Column, Column]]:
-    """List the axes of the board; and the first of them with an ability that most rows have."""
+    """List the axes of the board; and its second one against the ability that most rows have."""
     board = standing.board
     first, second = (board.column(key) for key in board.axes)
     pairs = [(first, second)]
     abilities = [each for each in board.columns if each.better == "higher" and each != second]
     placed = {
-        each.key: sum(_is_placed(row, first, each) for row in rows)
+        each.key: sum(_is_placed(row, each, second) for row in rows)
         for each in abilities
         if each != first
     }
     best = max(placed, key=lambda key: placed[key], default="")
-    return [*pairs, (first, board.column(best))] if best and placed[best] else pairs
+    return [*pairs, (board.column(best), second)] if best and placed[best] else pairs
 
 
 def _is_placed(row: Row, x: Column, y: Column) -> bool:

@@ -49,6 +49,7 @@ class Spot(NamedTuple):
         value, interval, n: As they are read.
         lost: Rollouts that left the denominator, or ''.
         missing: Why there is no value, or ''.
+        measured: Whether there should be one.
         partial: Whether the benchmark was cut.
         note: What else there is to know.
         key: What it sorts by; '' for nothing, which comes last.
@@ -60,6 +61,7 @@ class Spot(NamedTuple):
     n: str = ""
     lost: str = ""
     missing: str = ""
+    measured: bool = False
     partial: bool = False
     note: str = ""
     key: str = ""
@@ -240,6 +242,7 @@ def spot(cell: Cell) -> Spot:
         n=str(cell.n) if cell.n else "",
         lost=cells.lost_text(cell),
         missing=cell.undefined if cell.value is None else "",
+        measured=cells.is_measured(cell),
         partial=cell.partial,
         note=cell.note,
         key="" if cell.value is None else repr(cell.value),
