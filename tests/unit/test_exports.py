@@ -364,7 +364,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_exit_1(run: Path, tmp_p
 @pytest.mark.parametrize(
     ("format", "module", "command"),
     [
-        ("inspect", "inspect_ai.log", "pip install 'tseval[inspect]'"),
+        ("inspect", "inspect_ai", "pip install 'tseval[inspect]'"),
         ("parquet", "pyarrow.parquet", "pip install pyarrow"),
         ("hf-card", "huggingface_hub", "pip install huggingface_hub"),
     ],
@@ -377,7 +377,8 @@ def test_a_missing_library_names_the_command_that_installs_it(
     module: str,
     command: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
+    for name in {module, *(each for each in sys.modules if each.startswith(f"{module}."))}:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(CapabilityMissing) as caught:
         registry().exporters[format].export(run, tmp_path / "out")
     assert command in caught.value.hint

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tseval.errors import CapabilityMissing, ConfigError
 from tseval.loaded import Run, load_run
+from tseval.report.text import neutral
 
 from ._common import plain_name, remarks_of, times_of, version_of, whole_file
 
@@ -107,7 +108,7 @@ def _log(run: Run, benchmark: str, *, redact: bool) -> "EvalLog":
 
 def model_name(run: Run) -> str:
     """Name the model as Inspect does: who serves it, and what it is called."""
-    return f"{run.manifest.spec.model.backend}/{run.subject.name}"
+    return neutral(f"{run.manifest.spec.model.backend}/{run.subject.name}")
 
 
 def _spec(run: Run, benchmark: str, samples: "list[EvalSample]", *, redact: bool) -> Any:

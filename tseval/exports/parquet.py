@@ -56,12 +56,12 @@ class ParquetExporter:
             "tseval.redacted": "yes" if redact else "no",
         }
         simple: tuple[TableName, ...] = ("scores", "outcomes", "measurements")
-        files = {name: out / f"{name}.parquet" for name in ("rollouts", "verdicts", *simple)}
+        files = {name: out / f"{name}.parquet" for name in TABLES}
         # Found broken before anything is written.
         lines = {name: _peeked(opened.lines(name)) for name in simple}
         with ExitStack() as stack:
             _journal(opened, files, about, redact=redact, stack=stack)
-            written = ["rollouts", "verdicts"]
+            written: list[TableName] = ["rollouts", "verdicts"]
             for name, found in lines.items():
                 if found is not None:
                     with _Writer(stack.enter_context(whole_file(files[name])), name, about) as to:
@@ -71,15 +71,14 @@ class ParquetExporter:
 
 
 def _journal(
-    run: Run, files: dict[str, Path], about: dict[str, str], *, redact: bool, stack: ExitStack
+    run: Run, files: dict[TableName, Path], about: dict[str, str], *, redact: bool, stack: ExitStack
 ) -> None:
     """Write rollouts and verdicts in one pass over the journal."""
     rows = run.rollouts()
     # Opened before there are files: a run whose journal is gone leaves none.
     first = list(_first(rows))
-    rollouts, verdicts = (
-        stack.enter_context(whole_file(files[name])) for name in ("rollouts", "verdicts")
-    )
+    rollouts = stack.enter_context(whole_file(files["rollouts"]))
+    verdicts = stack.enter_context(whole_file(files["verdicts"]))
     with _Writer(rollouts, "rollouts", about) as made, _Writer(verdicts, "verdicts", about) as said:
         for stored in chain(first, rows):
             made.extend([rollout_line(stored, redact=redact)])
