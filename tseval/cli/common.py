@@ -1,6 +1,7 @@
 """What commands share: options with their variables, the registry, errors and exit codes."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from tseval.plugins import Registry
 
 EXIT_INTERRUPTED = 130
+# A disk, or somebody's share of it.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 
@@ -186,6 +189,8 @@ def errors(*, debug: bool = False, resume: Callable[[], str] | None = None) -> I
     """
     try:
         yield
+        # What cannot be written fails here, not as the interpreter ends.
+        sys.stdout.flush()
     except KeyboardInterrupt:
         command = resume() if resume is not None else ""
         sys.stderr.write("\ninterrupted")
@@ -203,8 +208,20 @@ def errors(*, debug: bool = False, resume: Callable[[], str] | None = None) -> I
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise SystemExit(0) from None
+    except OSError as error:
+        if debug or error.errno not in _FULL:
+            raise
+        _drop_output()
+        sys.stderr.write(f"error: cannot write the output: {os.strerror(error.errno)}\n")
+        sys.stderr.write("hint: free space, then run the same command again\n")
+        raise SystemExit(1) from None
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere: the interpreter would fail on it as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def until_terminated(work: Coroutine[Any, Any, T]) -> T:

@@ -1,5 +1,7 @@
 """``tseval gate``: may the candidate replace the baseline?"""
 
+import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
@@ -69,11 +71,33 @@ def command(
 
 
 def _write(path: Path, data: bytes, *, append: bool = False) -> None:
+    """Write a file whole, or leave it as it was; only a regular file can be left so."""
     from tseval.errors import ConfigError
 
+    special = path.exists() and not path.is_file()
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab" if append else "wb") as file:
-            file.write(data)
+        if special:
+            path.write_bytes(data)
+        elif append:
+            _append(path, data)
+        else:
+            temporary.write_bytes(data)
+            temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _append(path: Path, data: bytes) -> None:
+    # Other steps have written into the same file: it is not replaced.
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(before)
+            raise

@@ -21,8 +21,13 @@ def console() -> Any:
     """Make a console on stdout that does not squeeze tables when it is piped."""
     from rich.console import Console
 
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would exit with 1 here; what a closed pipe means, the command decides.
+            raise BrokenPipeError
+
     width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-    return Console(width=width, highlight=False, emoji=False, markup=False)
+    return Plain(width=width, highlight=False, emoji=False, markup=False)
 
 
 def remarks_of(manifest: "Manifest") -> list[str]:
@@ -166,8 +171,10 @@ def print_json(value: Any) -> None:
     import msgspec
 
     from tseval.protocol import canonical_json
+    from tseval.report.text import for_json
 
-    sys.stdout.write(msgspec.json.format(canonical_json(value), indent=2).decode() + "\n")
+    text = msgspec.json.format(canonical_json(value), indent=2).decode()
+    sys.stdout.write(for_json(text) + "\n")
 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
