@@ -14,7 +14,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 # Byte-compiling what is mostly never imported would double the time (204 s against 110 s on two cores).
 INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --no-input --no-compile -c constraints.txt
-CODE := tseval benchmarks judges leaderboards tests bench tools
+CODE := tseval benchmarks judges leaderboards tests bench tools examples
 # How many processes run the fast tests; 0 is this one alone, for a debugger.
 TEST_PROCESSES ?= 2
 # A stamp is newer than both files as long as the environment matches them.
@@ -27,7 +27,7 @@ VLLM_PY := $(VLLM_VENV)/bin/python
 VLLM_INSTALL := $(VLLM_PY) -m pip install -qq --disable-pip-version-check --no-input --no-compile -c constraints-vllm.txt
 VLLM := $(VLLM_VENV)/.installed
 
-.PHONY: help demo test test-slow test-browser test-vllm lint bench wheel docs clean
+.PHONY: help demo gate-demo test test-slow test-browser test-vllm lint bench wheel docs clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ help: ## list these commands
 demo: $(RUN) ## run the quick suite on a small real model and print its scorecard
 	@echo "==> tseval run --suite quick   (the first run fetches the demo model, 93 MB)"
 	@$(VENV)/bin/tseval run --suite quick
+
+gate-demo: $(RUN) ## gate the demo model: another seed has to pass, a broken variant to fail
+	@$(PY) examples/gate/demo.py --tseval $(VENV)/bin/tseval --out runs/gate-demo
 
 # Nothing is compiled as it is installed: what the first test process imports must stay compiled for
 # the hundreds after it, each two to four times as slow to start without.
