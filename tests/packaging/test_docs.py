@@ -72,12 +72,12 @@ def test_the_make_commands_in_the_docs_exist(root: Path, name: str) -> None:
     assert named <= set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
 
 
-def test_every_flag_that_a_how_to_names_is_one_of_a_command(root: Path) -> None:
-    known = set(flags(typer.main.get_command(app)))
+def test_every_flag_that_a_page_gives_to_tseval_is_one_of_a_command(root: Path) -> None:
+    known = {"--help", *flags(typer.main.get_command(app))}
     assert "--eval-steps" in known
     named = {
         (page.name, flag)
-        for page in (root / "docs" / "how-to").glob("*.md")
+        for page in pages(root)
         for line in page.read_text(encoding="utf-8").splitlines()
         if "tseval" in line
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*(?!\w)", line)
@@ -89,6 +89,6 @@ def test_every_flag_that_a_how_to_names_is_one_of_a_command(root: Path) -> None:
 def flags(command: Any) -> Iterator[str]:
     """Long flags of a command and of all that are below it."""
     for option in command.params:
-        yield from option.opts
+        yield from (*option.opts, *option.secondary_opts)
     for below in getattr(command, "commands", {}).values():
         yield from flags(below)
