@@ -9,14 +9,11 @@ pairs, and p10_j, p01_j the shares of discordant pairs (see ``stats_paired``).
 from math import sqrt
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tseval.compare import match
-from tseval.outcomes import RowOutcome
+from tseval.compare import match_means
+from tseval.row_means import Means, means_of
 from tseval.stats_compare import independent
-from tseval.stats_paired import Paired, paired
-from tseval.types import Estimate, Score
+from tseval.stats_paired import Paired
+from tseval.types import Estimate
 
 from .cells import Numbers
 from .records import Board, Cell, Column
@@ -32,24 +29,6 @@ class Tested(NamedTuple):
 
     pvalue: float
     higher: int
-
-
-class Means(NamedTuple):
-    """The rows of one score, prompt by prompt.
-
-    Attributes:
-        rows: As they came, for entries whose prompts differ.
-        samples: Hashes, in their order.
-        values: float [prompts], mean of the usable rollouts.
-        clusters: int [prompts], labels.
-        rollouts: int [prompts], usable ones.
-    """
-
-    rows: list[RowOutcome]
-    samples: list[str]
-    values: NDArray[np.float64]
-    clusters: NDArray[np.int64]
-    rollouts: NDArray[np.int64]
 
 
 class Bench:
@@ -74,19 +53,13 @@ class Bench:
         return mean_test(known)
 
     def _paired(self, first: int, second: int, key: str) -> Paired | None:
-        one, other = self._means(first, key), self._means(second, key)
-        if one is None or other is None:
-            return None
-        if one.samples == other.samples:
-            least = np.minimum(one.rollouts, other.rollouts)
-            return paired(one.values, other.values, one.clusters, least) if one.samples else None
-        matched = match(other.rows, one.rows)
+        matched = match_means(self._means(second, key), self._means(first, key))
         return matched.paired() if matched is not None and matched.samples else None
 
     def _means(self, place: int, key: str) -> Means | None:
         if (place, key) not in self._rows:
             numbers = self.numbers[place]
-            self._rows[place, key] = _means_of(numbers.scores[key], numbers)
+            self._rows[place, key] = means_of(numbers.entry.outcomes, numbers.scores[key])
         return self._rows[place, key]
 
 
@@ -140,29 +113,6 @@ def _estimate(cell: Cell) -> Estimate | None:
 
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
-
-
-def _means_of(score: Score, numbers: Numbers) -> Means | None:
-    rows = numbers.entry.outcomes.of(score)
-    if rows is None:
-        return None
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    clusters: dict[str, str] = {}
-    for row in rows:
-        if row.value is not None:
-            sums[row.row] = sums.get(row.row, 0.0) + row.value
-            counts[row.row] = counts.get(row.row, 0) + 1
-            clusters[row.row] = row.cluster
-    samples = sorted(sums)
-    places = {name: place for place, name in enumerate(dict.fromkeys(clusters.values()))}
-    return Means(
-        rows=rows,
-        samples=samples,
-        values=np.array([sums[name] / counts[name] for name in samples], dtype=np.float64),
-        clusters=np.array([places[clusters[name]] for name in samples], dtype=np.int64),
-        rollouts=np.array([counts[name] for name in samples], dtype=np.int64),
-    )
 
 
 def better(column: Column, tested: Tested) -> int:
