@@ -16,8 +16,8 @@ def command(
     run: Path = typer.Argument(..., help="A run's folder."),
     format: list[str] = option(
         "--format",
-        default=["lm-eval"],
-        help="A registered exporter; may be repeated, or separated by commas.",
+        default=[],
+        help="Registered exporters, repeated or separated by commas; default: lm-eval.",
     ),
     out: Path | None = option(
         "--out",
@@ -47,9 +47,7 @@ def command(
 
         RunFolder.load(run)
         known = registry(without).exporters
-        names = words(format)
-        if not names:
-            raise ConfigError("--format names no format", hint="see `tseval ls exporters`")
+        names = words(format) or ["lm-eval"]
         # All of them looked up before the first one writes.
         exporters = [(name, known[name]) for name in names]
         for name, exporter in exporters:

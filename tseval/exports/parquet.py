@@ -22,8 +22,8 @@ from ._common import version_of, whole_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A row group is written when it has so many rows, or so many characters of text.
-_ROWS, _CHARACTERS = 8192, 16 * 2**20
+# A row group is written when it has so many rows, or so many characters and token ids.
+_ROWS, _LENGTH = 8192, 8 * 2**20
 
 
 class ParquetExporter:
@@ -115,7 +115,7 @@ class _Writer:
         self._schema = pa.schema(fields, metadata=about)
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._waiting: list[Line] = []
-        self._characters = 0
+        self._length = 0
 
     def __enter__(self) -> "_Writer":
         return self
@@ -129,8 +129,9 @@ class _Writer:
         """Add lines; write those that wait when they are many, or long."""
         for line in lines:
             self._waiting.append(line)
-            self._characters += sum(len(value) for value in line.values() if isinstance(value, str))
-            if len(self._waiting) >= _ROWS or self._characters >= _CHARACTERS:
+            sized = (value for value in line.values() if isinstance(value, str | tuple))
+            self._length += sum(map(len, sized))
+            if len(self._waiting) >= _ROWS or self._length >= _LENGTH:
                 self._flush()
 
     def _flush(self) -> None:
@@ -143,7 +144,7 @@ class _Writer:
             for name, kind in self._columns.items()
         ]
         self._file.write_table(pa.Table.from_arrays(columns, schema=self._schema))
-        self._waiting, self._characters = [], 0
+        self._waiting, self._length = [], 0
 
 
 def _cell(value: Any, kind: ColumnKind) -> Any:
