@@ -98,6 +98,7 @@ def _records(kind: str, plugins: "Registry") -> list[dict[str, Any]]:
             "options": ", ".join(getattr(each, "options", ())),
             **_summary(each),
         },
+        "leaderboards": _board,
     }
     singular = kind[:-1]
     return [
@@ -112,6 +113,19 @@ def _records(kind: str, plugins: "Registry") -> list[dict[str, Any]]:
 
 def _summary(value: Any) -> dict[str, Any]:
     return {"summary": getattr(value, "summary", "")}
+
+
+def _board(folder: Any) -> dict[str, Any]:
+    from pathlib import Path
+
+    from tseval.leaderboard.board import entry_files, read_board
+
+    found = read_board(Path(folder))
+    return {
+        "entries": len(entry_files(Path(folder))),
+        "ranked by": ", ".join(found.column(key).title for key in found.rank_by),
+        "title": found.title,
+    }
 
 
 def _benchmark(benchmark: Any) -> dict[str, Any]:
