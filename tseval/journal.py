@@ -19,6 +19,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, Self, get_args
 
@@ -154,9 +155,9 @@ class Journal:
             return None
         return bytes(record.data)
 
-    def rows(self) -> Iterator[Record]:
-        """Yield the 'row' records in the order in which they were appended."""
-        yield from filter(None, map(self._read, self._rows))
+    def rows(self, first: int | None = None) -> Iterator[Record]:
+        """Yield the 'row' records, or so many of them, in the order in which they were appended."""
+        yield from filter(None, map(self._read, islice(self._rows, first)))
 
     def errors(self) -> Iterator[Record]:
         """Yield the errors that no success has replaced."""

@@ -11,7 +11,7 @@ from .errors import ConfigError, JournalError, UnknownName
 from .journal import Journal
 from .measurements import Measurement
 from .outcomes import Outcomes, RowOutcome
-from .readback import Row, Stored, stored_rows
+from .readback import Row, Stored, noted_rows, stored_rows, verdicts_of
 from .requests import Subject
 from .runfolder import Manifest, RunFolder, Scorecard
 from .tabular import (
@@ -175,10 +175,11 @@ class Run:
         Raises:
             JournalError: The journal is gone or broken.
         """
-        for stored in self.rollouts(benchmark):
-            for name, verdict in stored.verdicts.items():
-                if judge in ("", name):
-                    yield Judgement(stored.row, name, verdict)
+        with closing(Journal.open(self._folder.journal, write=False)) as journal:
+            for row in noted_rows(journal, benchmark):
+                for name, verdict in verdicts_of(journal, row).items():
+                    if judge in ("", name):
+                        yield Judgement(row, name, verdict)
 
     def outcomes(self, score: Score) -> list[RowOutcome]:
         """Return what each row came to under a number that is a mean over rows.

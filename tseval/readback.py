@@ -72,15 +72,17 @@ def stored_rows(journal: Journal, benchmark: str = "") -> Iterator[Stored]:
 
 def noted_rows(journal: Journal, benchmark: str = "") -> Iterator[Row]:
     """Read which rollouts a run has, as :func:`stored_rows` does, without reading them."""
-    several = _noted_again(journal)
+    # What is noted meanwhile, by whoever judges these rollouts again, is not read.
+    first = journal.counts["row"]
+    several = _noted_again(journal, first)
     latest: dict[tuple[str, str, int], tuple[str, str, dict[str, str]]] = {}
     if several:
-        for row in _rows(journal, benchmark):
+        for row in _rows(journal, first, benchmark):
             place = (row.benchmark, row.sample, row.rollout)
             if hash(place) in several:
                 before = latest[place][2] if place in latest else {}
                 latest[place] = (row.generation, row.failed, {**before, **row.verdicts})
-    for row in _rows(journal, benchmark):
+    for row in _rows(journal, first, benchmark):
         place = (row.benchmark, row.sample, row.rollout)
         if hash(place) not in several:
             yield row
@@ -91,19 +93,19 @@ def noted_rows(journal: Journal, benchmark: str = "") -> Iterator[Row]:
             )
 
 
-def _noted_again(journal: Journal) -> set[int]:
+def _noted_again(journal: Journal, first: int) -> set[int]:
     """Hash the rollouts that have several records, and perhaps some that have one."""
     seen: set[int] = set()
     several: set[int] = set()
-    for record in journal.rows():
+    for record in journal.rows(first):
         place = _places.decode(record.data)
         hashed = hash((place.benchmark, place.sample, place.rollout))
         (several if hashed in seen else seen).add(hashed)
     return several
 
 
-def _rows(journal: Journal, benchmark: str) -> Iterator[Row]:
-    for record in journal.rows():
+def _rows(journal: Journal, first: int, benchmark: str) -> Iterator[Row]:
+    for record in journal.rows(first):
         row = _whole.decode(record.data)
         if benchmark in ("", row.benchmark):
             yield row

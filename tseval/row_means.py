@@ -78,7 +78,7 @@ def sample_means(rows: Rows, series: Series, fill: float | None = None) -> Means
     sample = np.repeat(np.arange(len(rows.rollouts)), rows.rollouts)[usable]
     values = values[usable]
     counts = np.bincount(sample, minlength=len(rows.rollouts))
-    totals = np.bincount(sample, weights=values, minlength=len(rows.rollouts))
+    totals = np.bincount(sample, weights=values, minlength=len(rows.rollouts)).astype(np.float64)
     _round_exactly(totals, counts, sample, values)
     left = counts > 0
     return Means(

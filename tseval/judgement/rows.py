@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
-
-import msgspec
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from tseval.data import cluster_of
 from tseval.journal import Journal
 from tseval.metrics import outcome_of
-from tseval.readback import Stored, stored_rows
+from tseval.readback import Row, noted_rows, verdicts_of
 from tseval.roles import MetricSpec
 from tseval.runfolder import RunFolder
 from tseval.scoring import sample_of
@@ -60,13 +59,12 @@ def read_rows(folder: RunFolder) -> list[Kept]:
     """
     journal = Journal.open(folder.journal, write=False)
     try:
-        return [_keep(stored) for stored in stored_rows(journal)]
+        return [_keep(journal, row) for row in noted_rows(journal)]
     finally:
         journal.close()
 
 
-def _keep(stored: Stored) -> Kept:
-    row = stored.row
+def _keep(journal: Journal, row: Row) -> Kept:
     return Kept(
         benchmark=row.benchmark,
         group=row.group,
@@ -74,11 +72,23 @@ def _keep(stored: Stored) -> Kept:
         cluster=cluster_of(sample_of(row)),
         key=rollout_key(row.generation),
         failed=row.failed,
-        verdicts={
-            judge: msgspec.structs.replace(verdict, raw="", details={}, notes=())
-            for judge, verdict in stored.verdicts.items()
-        },
+        verdicts=_shared(
+            tuple(
+                (judge, *(getattr(verdict, name) for name in _LABELS))
+                for judge, verdict in verdicts_of(journal, row).items()
+            )
+        ),
     )
+
+
+# Of a verdict, all but what the judge wrote.
+_LABELS = ("refusal", "degree", "harmful", "correct", "reason", "soft")
+
+
+# The few different things that are said of a million rollouts are held once each.
+@lru_cache(maxsize=4096, typed=True)
+def _shared(said: tuple[tuple[Any, ...], ...]) -> dict[str, Verdict]:
+    return {judge: Verdict(**dict(zip(_LABELS, fields, strict=True))) for judge, *fields in said}
 
 
 def judgements_of(
