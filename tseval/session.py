@@ -331,8 +331,7 @@ class Session(Ledger):
 
     def note_row(self, row: Row) -> None:
         """Journal how a sample's rollout and verdicts belong together."""
-        plain = msgspec.to_builtins(row)
-        self._memo.journal.append("row", content_key(["row", plain]), plain)
+        self._memo.journal.append("row", content_key(["row", row]), row)
 
     def map(
         self, samples: Iterable[T], fn: Callable[[T], Awaitable[R]]
@@ -390,8 +389,7 @@ class Session(Ledger):
         turns = _turns(messages)
         sampling = sampling or self._sampling(model)
         thinking = thinking or self.spec.thinking
-        plain = [msgspec.to_builtins(each) for each in (turns, sampling, thinking)]
-        key = content_key([kind, model.identity, *plain, self.spec.seed, more])
+        key = content_key([kind, model.identity, turns, sampling, thinking, self.spec.seed, more])
         return Plan(
             key=key,
             seed=row_seed(key),

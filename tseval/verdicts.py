@@ -10,7 +10,7 @@ from .errors import RequestFailed, RowSkipped
 from .judging import Seat, identify
 from .memo import Memo, content_key
 from .panels import Panel
-from .protocol import JudgeIdentity
+from .protocol import JudgeIdentity, canonical_json
 from .roles import JudgeCase
 from .rollouts import Model
 from .types import TextJudged, Verdict
@@ -43,6 +43,7 @@ class Verdicts:
         self._workers = workers
         self._seed = seed
         self._identities: dict[str, JudgeIdentity] = {}
+        self._written: dict[str, msgspec.Raw] = {}
 
     def identity_of(self, judge: str) -> JudgeIdentity:
         """Identity of a judge, its model's or its members' included."""
@@ -66,8 +67,11 @@ class Verdicts:
         if not case.text.strip():
             # Nothing was said: the model's doing, and nothing that a judge could be asked about.
             return "", Verdict(reason="empty")
-        identity = msgspec.to_builtins(self.identity_of(judge))
-        key = content_key(["verdict", identity, case.prompt, case.text, sees, sample])
+        if judge not in self._written:
+            # Part of every key of the judge: written out once.
+            self._written[judge] = msgspec.Raw(canonical_json(self.identity_of(judge)))
+        named = self._written[judge]
+        key = content_key(["verdict", named, case.prompt, case.text, sees, sample])
         found = self._memo.find("verdict", key, Verdict)
         if found is not None:
             return key, found
