@@ -65,7 +65,7 @@ def test_markdown_shows_rank_value_interval_denominator_and_what_was_excluded() 
     ]
     assert first[:2] == ["1", "Heron 8B"]
     assert first[2] == "5.0% [1.0, 9.0] (n 400)"
-    assert first[3] == ("5.0% [1.0, 9.0] (n 200; 3 excluded (unparsed 3), in [4.0, 7.0] with them)")
+    assert first[3] == ("5.0% [1.0, 9.0] (n 200; 3 excluded (unparsed 3): 4.0% to 7.0% with them)")
     assert first[-1] == "measured"
 
 

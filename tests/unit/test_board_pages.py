@@ -53,7 +53,7 @@ def test_a_page_shows_each_row_with_values_intervals_denominators_and_exclusions
     for said in (
         *("Heron 8B", "Plover 8B", "Finch 4B", "Wren demo", "Heron 8B short"),
         *("32.0%", "[28.0, 36.0]", "n 200", "n 400", "demonstration"),
-        "3 excluded (unparsed 3), in [31.0, 34.0] with them",
+        "3 excluded (unparsed 3): 31.0% to 34.0% with them",
         "Significantly better than this row: Heron 8B, Plover 8B.",
         "not ranked: cut by --limit",
         "Measured under another protocol",
@@ -110,7 +110,7 @@ def test_a_models_page_shows_all_scores_protocols_judges_versions_and_hashes(sit
         *("rank 1", "org/Heron 8B", "abc1234def", "vllm 0.9", "bfloat16", "f6e2ab8", "0.1.0"),
         *("ab" * 32, "0f" * 32, "2026-11-22", "thinksafe"),
         *("first_token · harmful · start", "25.0%", "[20.0, 30.0]", "397 (200 prompts)"),
-        "unparsed 3: 24.0 to 27.0% with them",
+        "unparsed 3: 24.0% to 27.0% with them",
         "identity.commit beef; version 1",
         "no row is significantly better; significantly worse rows: Finch 4B",
     ):
@@ -120,7 +120,7 @@ def test_a_models_page_shows_all_scores_protocols_judges_versions_and_hashes(sit
 def test_the_index_lists_boards_with_those_that_share_the_first_rank(site: Path) -> None:
     text = " ".join(page(site, "index.html").text.split())
     assert "4 measured" in text
-    assert "1 demonstrations" in text
+    assert "1 demonstration " in text
     assert "1 reported" in text
     assert "First: Heron 8B, Plover 8B" in text
 
@@ -165,7 +165,8 @@ def test_the_front_is_marked_and_said() -> None:
     assert "Wren demo, Plover 8B, Heron 8B" in first.said
     line, on, off = first.figure["data"]
     assert line["x"] == [0.02, 0.04, 0.10]
-    assert on["text"] == ["Wren demo", "Plover 8B", "Heron 8B"]
+    assert on["text"] == ["Plover 8B", "Heron 8B", "Wren demo"]
+    assert on["marker"]["symbol"] == ["circle", "circle", "diamond-open"]
     assert off["text"] == ["Finch 4B"]
 
 

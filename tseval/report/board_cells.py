@@ -39,9 +39,8 @@ def lost_text(cell: Cell) -> str:
     said = f"{sum(lost.values())} excluded ({values.counts(lost)})"
     if cell.bounds is None:
         return said
-    low, high = cell.bounds
-    ends = Estimate(value=low, low=low, high=high)
-    return f"{said}, in {values.interval(ends, cell.unit)} with them"
+    low, high = (values.value(end, cell.unit) for end in cell.bounds)
+    return f"{said}: {low} to {high} with them"
 
 
 def remarks(cell: Cell) -> list[str]:

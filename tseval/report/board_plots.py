@@ -171,10 +171,14 @@ def _points(
     *,
     is_front: bool,
 ) -> dict[str, Any]:
-    chosen = [rows[place] for place in places]
+    # A legend shows the symbol of the first one: not that of a demonstration, if there are others.
+    chosen = sorted(
+        (rows[place] for place in places), key=lambda row: cells.kind_of(row) != "measured"
+    )
     colour = _ACCENT if is_front else _SOFT
     middle = sum(_axis(x, rows)["range"]) / 2
     named = is_front or total <= _NAMED
+    side = "bottom" if is_front and not y.higher_is_better else "top"
     return {
         "type": "scatter",
         "mode": "markers+text" if named else "markers",
@@ -190,8 +194,8 @@ def _points(
                        for row in chosen],
         },
         "text": [_text(neutral(row.label, _LONGEST)) for row in chosen],
-        # Names lean towards the middle, where there is room for them.
-        "textposition": [f"top {'left' if _number(row, x) > middle else 'right'}"
+        # Names lean towards the middle, where there is room; those of the front away from others.
+        "textposition": [f"{side} {'left' if _number(row, x) > middle else 'right'}"
                          for row in chosen],
         "hoverinfo": "text",
         "hovertext": [_hover(row, x, y) for row in chosen],
@@ -217,7 +221,7 @@ def _axis(column: Column, rows: Sequence[Row]) -> dict[str, Any]:
     found = [cells.cell_of(row, column) for row in rows]
     ends = [end for c in found for end in (c.value, c.low, c.high) if end is not None]
     low, high = min(ends), max(ends)
-    room = max((high - low) * 0.08, 0.01)
+    room = max((high - low) * 0.1, 0.01)
     return {
         "title": {"text": _text(f"{column.title} ({cells.direction(column)})")},
         "automargin": True,

@@ -153,7 +153,8 @@ def _score(score: Score, anchors: dict[str, str]) -> ScoreLine:
     found = score.estimate
     lost = values.counts({reason: n for reason, n in score.excluded.items() if n})
     if lost and score.bounds is not None:
-        lost += f": {100 * score.bounds[0]:.1f} to {100 * score.bounds[1]:.1f}% with them"
+        low, high = (values.value(end, score.unit) for end in score.bounds)
+        lost += f": {low} to {high} with them"
     prompts = f" ({score.n_prompts} prompts)" if score.n_prompts not in (0, score.n) else ""
     return ScoreLine(
         name=f"{score.benchmark} · {score.group}" if score.group else score.benchmark,

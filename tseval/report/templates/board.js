@@ -72,7 +72,11 @@
   }
 
   function fits(row, words, kind) {
-    var text = row.textContent.toLowerCase();
+    // Not the numbers, nor the names of other rows that are better or worse.
+    var said = Array.prototype.map.call(row.querySelectorAll(".model > span, .source"), function (each) {
+      return each.textContent;
+    });
+    var text = said.join(" ").toLowerCase();
     return (!kind || row.dataset.kind === kind) && words.every(function (word) { return text.includes(word); });
   }
 
@@ -103,6 +107,7 @@
   function setUpFilters() {
     form.hidden = false;
     form.addEventListener("input", filter);
+    form.addEventListener("change", filter);
     form.addEventListener("submit", function (event) { event.preventDefault(); });
     filter();
   }
