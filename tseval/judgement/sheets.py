@@ -1,6 +1,7 @@
 """Sheets of rollouts for people to label: written as CSV for any spreadsheet, and read back."""
 
 import csv
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,10 +64,19 @@ def write_sheet(path: Path, design: Design, shown: dict[str, Shown]) -> None:
 
 
 def for_csv(text: str) -> str:
-    """Neutralise a text for a cell: no spreadsheet takes it for a formula."""
-    # The null character ends a cell in some readers, and lone surrogates can't be written.
-    text = text.replace("\0", "\u2400").encode("utf-8", "replace").decode()
+    """Neutralise a text for a cell: no spreadsheet takes it for a formula, and nothing is hidden.
+
+    Control characters and direction overrides would show people another text than the judge saw,
+    the null character ends a cell in some readers, and lone surrogates can't be written.
+    """
+    text = "".join(map(_visible, text))
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+
+
+def _visible(character: str) -> str:
+    if character in "\n\r\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co"):
+        return character
+    return chr(0x2400 + ord(character)) if character < " " else "\ufffd"
 
 
 def read_sheet(folder: RunFolder, path: Path) -> Sheet:

@@ -1,12 +1,15 @@
 """What is drawn of a measurement, before anybody draws it: plots made of series."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 from tseval.measurements import Curve, Measurement
 
 # Okabe and Ito (2008): told apart by most readers, on white and on black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FD1", "#999933")
+# A file's name may have 255 bytes, its ending included.
+_NAME_CHARACTERS = 150
 
 
 class Series(NamedTuple):
@@ -112,4 +115,9 @@ def segments(
 def file_name(*parts: str) -> str:
     """Join names into one that every file system and every page can hold."""
     joined = "-".join(filter(None, parts))
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in joined)
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in joined)
+    if len(safe) <= _NAME_CHARACTERS:
+        return safe
+    # Cut, two names must stay two.
+    digest = sha256(joined.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{safe[:_NAME_CHARACTERS]}-{digest}"

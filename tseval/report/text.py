@@ -35,6 +35,24 @@ def for_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", neutral(text))
 
 
+def for_json(text: str) -> str:
+    """Escape in JSON what a terminal would act on, so that it may be printed and still be read."""
+    return text.translate(_ESCAPED)
+
+
+class _Escaped(dict[int, str]):
+    """What each character is in JSON that is printed, filled as characters are met."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        # A line end stands between the parts of JSON; inside of its texts there is none.
+        acts = character != "\n" and unicodedata.category(character) in _ACTING
+        units = character.encode("utf-16-be", "surrogatepass").hex()
+        escapes = "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
+        found = self[code] = escapes if acts else character
+        return found
+
+
 class _Shown(dict[int, str]):
     """What each character is shown as, filled as characters are met."""
 
@@ -43,7 +61,11 @@ class _Shown(dict[int, str]):
         return shown
 
 
+# Cc: controls; Cf: direction overrides and other invisible format characters; Cs, Co: surrogates
+# and private use.
+_ACTING = ("Cc", "Cf", "Cs", "Co")
 _SHOWN = _Shown()
+_ESCAPED = _Escaped()
 
 
 def _shown(character: str) -> str:
@@ -51,6 +73,4 @@ def _shown(character: str) -> str:
         return " "
     if character < " ":
         return chr(0x2400 + ord(character))
-    # Cc: further controls; Cf: direction overrides and other invisible format characters;
-    # Cs, Co: surrogates and private use.
-    return "\ufffd" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") else character
+    return "\ufffd" if unicodedata.category(character) in _ACTING else character
