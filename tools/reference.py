@@ -126,7 +126,7 @@ def _option(option: Any) -> tuple[str, str, str, str]:
         shown = "" if default in (None, [], (), "") else md.code(str(default))
     bounds = [
         f"{word} {limit}"
-        for word, limit in (("at least", option.min), ("at most", option.max))
+        for word, limit in (("at least", _limit(option, "min")), ("at most", _limit(option, "max")))
         if limit is not None
     ]
     notes = [
@@ -138,6 +138,11 @@ def _option(option: Any) -> tuple[str, str, str, str]:
         meaning += f" ({', '.join(notes)})"
     variable = option.envvar if isinstance(option.envvar, str) else ""
     return names, md.code(variable), shown, meaning
+
+
+def _limit(option: Any, name: str) -> Any:
+    # Older versions of typer keep it with the type.
+    return getattr(option, name, getattr(getattr(option, "type", None), name, None))
 
 
 def main(arguments: list[str]) -> int:
