@@ -112,8 +112,9 @@ class Browser:
         return found
 
     def texts(self, selector: str) -> list[str]:
-        """What a reader sees of each element that a CSS selector finds."""
-        return [element.text for element in self.all(selector)]
+        """What a reader sees of each element that a CSS selector finds, all at one moment."""
+        script = "return Array.from(document.querySelectorAll(arguments[0]), e => e.innerText)"
+        return [str(text) for text in self.run(script, selector)]
 
     def tab(self, times: int = 1) -> Any:
         """Press the tab key; returns the element that then has the focus."""
