@@ -64,6 +64,18 @@ def test_the_how_to_shows_the_example_plugin_as_it_is(root: Path) -> None:
     assert blocks[-1] in metadata
 
 
+def test_the_board_that_the_how_to_shows_is_one(root: Path, tmp_path: Path) -> None:
+    from tseval.leaderboard.board import read_board
+
+    page = (root / "docs" / "how-to" / "publish-a-board.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "board.toml").write_text(shown, encoding="utf-8")
+    board = read_board(tmp_path)
+    assert board.rank_by == ("asr", "orr")
+    assert set(re.findall(r"`alpha`\s+\(([\d.]+)\)", page)) == {str(board.alpha)}
+    assert set(re.findall(r"`max_excluded` \(([\d.]+)\)", page)) == {str(board.max_excluded)}
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
 def test_the_make_commands_in_the_docs_exist(root: Path, name: str) -> None:
     makefile = (root / "Makefile").read_text(encoding="utf-8")
