@@ -9,10 +9,7 @@ from tseval.types import Estimate
 
 Kind = Literal["measured", "demonstration", "reported"]
 # How a rank comes about, in a sentence that fits below any table.
-RANKS = (
-    "Rank: 1 + the rows that are shown to be significantly better; rows that cannot be told apart"
-    " share a rank"
-)
+RANKS = "Rank: 1 + the rows that are shown to be significantly better"
 REPORTED = (
     "Figures that others published, under protocols of their own: beside the board, never ranked"
     " with what was measured"
@@ -108,18 +105,25 @@ def titles(standing: Standing, keys: Iterable[str]) -> str:
     return ", ".join(standing.board.column(key).title for key in keys)
 
 
-def table_notes(standing: Standing, table: Table) -> Iterator[str]:
-    """Say what a reader of one table has to know, one sentence each."""
+def table_notes(standing: Standing, table: Table, *, whys: bool = True) -> Iterator[str]:
+    """Say what a reader of one table has to know, one sentence each.
+
+    Args:
+        standing: The board.
+        table: One of its tables.
+        whys: Also say why rows have no rank.
+    """
     if table.ranked:
         yield (
-            f"{RANKS}; by {titles(standing, table.ranked_by)}, at alpha"
-            f" {standing.board.alpha:g} with Holm's adjustment over all pairs and columns"
+            f"{RANKS}: on one of {titles(standing, table.ranked_by)}, and worse on none; at alpha"
+            f" {standing.board.alpha:g} with Holm's adjustment over all pairs and columns, paired by"
+            " prompt where both rows can be"
         )
     missing = missing_columns(standing, table)
     if table.rows and missing:
         yield f"No row has {', '.join(column.title for column in missing)}"
     for row in table.rows:
-        if row.why_unranked:
+        if whys and row.why_unranked:
             yield f"{row.label} is not ranked: {row.why_unranked}"
     for column in columns_of(standing, table.rows):
         if column.note:

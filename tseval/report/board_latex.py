@@ -170,7 +170,8 @@ def _notes(standing: Standing, table: Table) -> Iterator[str]:
     if "x" in found:
         yield "x: rollouts without a usable verdict left the denominator"
     if table.ranked:
-        yield f"{cells.RANKS}; by {cells.titles(standing, table.ranked_by)}"
+        by = cells.titles(standing, table.ranked_by)
+        yield f"{cells.RANKS} on one of {by}, and worse on none"
 
 
 def _sizes(rows: Iterable[Row], column: Column) -> str:

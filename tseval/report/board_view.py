@@ -145,7 +145,7 @@ def _panel(standing: Standing, table: Table, number: int, pages: dict[str, str])
         title=table.title,
         heads=[head(column, standing.board, table, anchor) for column in columns],
         lines=[line(row, columns, pages.get(row.slug, "")) for row in table.rows],
-        notes=list(cells.table_notes(standing, table)),
+        notes=list(cells.table_notes(standing, table, whys=False)),
         ranked=table.ranked,
         reported=False,
         protocol=flat(table.protocol),
