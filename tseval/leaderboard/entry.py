@@ -94,16 +94,21 @@ def submit(
 def _subject_fields(manifest: Manifest, scorecard: Scorecard) -> dict[str, Any]:
     """Say what was measured; without the place that it was loaded from."""
     spec, subject = manifest.spec, scorecard.subject
+    # Where a server stands says nothing about what it serves, and may be nobody's business.
+    identity = {name: each for name, each in subject.identity.items() if name != "server"}
+    # On a server 'llama3:8b' is a name: only what has files of an adapter has one.
+    adapted = any(name.startswith("adapter/") for name in identity)
     base, _, adapter = subject.name.rpartition(":")
-    adapted = bool(spec.model.adapter) and bool(base)
+    if not spec.model.adapter:
+        # A LoRA folder in the place of a model names its base itself.
+        base, adapter = identity.get("base/model", ""), subject.name
     legs = [leg.execution for leg in manifest.legs if leg.execution]
     versions = {k: v for k, v in manifest.versions.items() if k not in ("tseval", "platform")}
     return {
-        "model": base if adapted else subject.name,
+        "model": base if adapted and base else subject.name,
         "adapter": adapter if adapted else "",
-        "revision": spec.model.revision,
-        # Where a server stands says nothing about what it serves, and may be nobody's business.
-        "identity": {name: each for name, each in subject.identity.items() if name != "server"},
+        "revision": identity.get("commit") or identity.get("base/commit") or spec.model.revision,
+        "identity": identity,
         "verified": subject.verified,
         "intervention": spec.intervention,
         "system_prompt_hash": scorecard.system_prompt_hash,

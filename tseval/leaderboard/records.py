@@ -121,8 +121,8 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         schema: Of this record.
         model: Name of the model.
-        revision: Commit or branch that was asked for, or ''.
-        adapter: Of a LoRA adapter, or ''.
+        revision: Commit on the hub, or else the revision that was asked for, or ''.
+        adapter: Name of a LoRA adapter, or ''.
         label: What tables call it.
         demonstration: Made to show the board at work, not to be relied on.
         note: What its author has to say.
