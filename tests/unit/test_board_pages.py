@@ -16,7 +16,7 @@ from tests.unit.test_report_html import Elements
 from tseval.leaderboard.records import Row, Standing
 from tseval.report.board import write_board
 from tseval.report.board_plots import Drawn, front, pareto_plots, probe_plots
-from tseval.report.board_view import bar, flat, linked
+from tseval.report.board_view import bar, flat, linked, panels
 
 # What the templates are made of; a tag that is not among them came from elsewhere.
 TAGS = {
@@ -138,6 +138,15 @@ def test_nothing_of_a_hostile_board_becomes_a_tag_or_an_attribute(tmp_path: Path
         for attrs in attributes(found, "a"):
             assert (attrs["href"] or "").startswith(("#", "..", "models/", "board.", "https://arxi"))\
                 or path.parent == tmp_path  # fmt: skip
+
+
+def test_headings_name_the_judge_of_the_rows_not_the_one_that_the_board_asks_for() -> None:
+    found = {**cells(0.1, 0.2), "orr": cell(0.2, judge="rules")}
+    table = replace(standing().tables[0], rows=(replace(rows()[0], cells=found),))
+    heads = panels(standing(tables=(table,)), {})[0].heads
+    assert (
+        next(head.below for head in heads if head.title == "XSTest ORR") == "xstest · orr · rules"
+    )
 
 
 # -- plots

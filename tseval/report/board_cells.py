@@ -116,9 +116,13 @@ def table_notes(standing: Standing, table: Table, *, whys: bool = True) -> Itera
     if table.ranked:
         yield (
             f"{RANKS}: on one of {titles(standing, table.ranked_by)}, and worse on none; at alpha"
-            f" {standing.board.alpha:g} with Holm's adjustment over all pairs and columns, paired by"
-            " prompt where both rows can be"
+            f" {standing.board.alpha:g} with Holm's adjustment over all pairs and columns; paired"
+            " by prompt where both rows can be"
         )
+    judged = {c.title: judges(table, c) for c in columns_of(standing, table.rows)}
+    if any(judged.values()):
+        said = (f"{title} {', '.join(names)}" for title, names in judged.items() if names)
+        yield f"Judges: {'; '.join(said)}"
     missing = missing_columns(standing, table)
     if table.rows and missing:
         yield f"No row has {', '.join(column.title for column in missing)}"
@@ -132,6 +136,12 @@ def table_notes(standing: Standing, table: Table, *, whys: bool = True) -> Itera
     for label, cells in shown.items():
         for note in dict.fromkeys(cell.note for cell in cells if cell.note):
             yield f"{label}: {note}"
+
+
+def judges(table: Table, column: Column) -> list[str]:
+    """Name the judges whose verdicts a column of a table is made of."""
+    found = (cell_of(row, column) for row in table.rows)
+    return list(dict.fromkeys(cell.judge for cell in found if cell.judge and is_measured(cell)))
 
 
 def row_notes(row: Row) -> list[str]:

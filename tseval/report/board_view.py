@@ -177,7 +177,9 @@ def _reported(standing: Standing) -> Panel:
 
 def head(column: Column, board: Board, table: Table | None, anchor: str) -> Head:
     """Lay out a column's heading; without a table it has no protocol."""
-    below = [column.benchmark, column.group, column.metric, column.judge]
+    # Not the board's own judge: rows of other protocols may have another.
+    judges = cells.judges(table, column) if table else ()
+    below = [column.benchmark, column.group, column.metric, *judges]
     if column.mean_of:
         below = [f"mean of {len(column.mean_of)}"]
     print_ = table.fingerprints.get(column.key, "") if table else ""
