@@ -187,7 +187,7 @@ def test_a_formula_is_no_formula_in_a_cell(text):
 def test_other_texts_are_left_as_they_are():
     assert for_csv("Sorry, 1 + 1 = 2\nand so on") == "Sorry, 1 + 1 = 2\nand so on"
     assert for_csv("a\0b") == "a\u2400b"
-    assert for_csv("half \ud800") == "half ?"
+    assert for_csv("half \ud800") == "half \ufffd"
 
 
 # -- reading it back

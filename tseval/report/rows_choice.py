@@ -85,9 +85,9 @@ def splits_of(scorecard: Scorecard, outcomes: Outcomes) -> Splits:
             rows = outcomes.rows[number]
             shares = _shares(list(judges.values()), label)
             into = found.setdefault(benchmark, {})
-            for place, share in zip(_places(rows.hashes, rows.rollouts), shares, strict=True):
+            for where, share in zip(_places(rows.hashes, rows.rollouts), shares, strict=True):
                 if share:
-                    into[place] = max(share, into.get(place, 0.0))
+                    into[where] = max(share, into.get(where, 0.0))
     return found
 
 
