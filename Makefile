@@ -100,7 +100,7 @@ $(RUN): pyproject.toml constraints.txt
 
 $(DEV): $(RUN)
 	@echo "==> the tools for development and training"
-	@$(INSTALL) --no-build-isolation -e '.[dev,train]'
+	@$(INSTALL) --no-build-isolation -e '.[dev,inspect,train]'
 	@touch $@
 
 $(DOCS): $(RUN)

@@ -155,7 +155,7 @@ _MEASURES = (
             title=f"{title}{' change' if change else ' at a cut'}",
             unit="share",
             higher_is_better=False,
-            summary=f"{summary}{', between two cuts, as its note says' if change else ' behind a prefix'}",
+            summary=f"{summary}{', between two cuts' if change else ' behind a prefix'}",
         )
         for name, title, summary in (
             ("asr_nonrefusal", "ASR (not refused)", "answers that are no refusal, empty included"),

@@ -36,7 +36,7 @@ _OURS = {
     "skip_tokenizer_init": "the model's own, which tseval runs itself",
     "enable_lora": "':ADAPTER' in the model string",
     "enable_sleep_mode": "-M sleep=on",
-    "generation_config": "--decoding recommended",
+    "generation_config": "--protocol thinksafe or ri2026, which decode as the model recommends",
     "override_generation_config": "--temperature, --top-p and --top-k",
     "logprobs_mode": "'raw_logprobs', which scores rest on",
     "runner": "'generate'",

@@ -280,7 +280,7 @@ def _beyond(pool: CutPool, metric: str, hits: _Hits, last: int) -> Number:
     """
     cuts, done = pool.done.cuts, pool.done
     pair = [last, cuts.index(100)]
-    both = (hits.whole[:, pair] > 0).all(axis=1)
+    both = np.all(hits.whole[:, pair] > 0, axis=1)
     counted, whole = (
         np.where(both[:, None], each[:, pair], 0) for each in (hits.counted, hits.whole)
     )
