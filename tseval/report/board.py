@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 from tseval.errors import TsevalError
@@ -10,6 +9,7 @@ from tseval.leaderboard.records import Standing
 from tseval.report.board_latex import board_latex
 from tseval.report.board_site import PLOTLY, board_page, index_page, listed, model_pages
 from tseval.report.board_text import board_csv, board_json, board_markdown
+from tseval.report.pages import plotly_script
 from tseval.report.plots import file_name
 
 WORKFLOW = Path(".github") / "workflows" / "leaderboards.yml"
@@ -49,7 +49,7 @@ def write_board(standings: Sequence[Standing], out: Path) -> list[Path]:
             _remove_stale(out / folder / "models", set(written))
         shared = [
             ("index.html", index_page([*map(listed, standings, folders)]).encode()),
-            (PLOTLY, _plotly()),
+            (PLOTLY, plotly_script()),
             (str(WORKFLOW), _workflow()),
         ]
         written += _write_all(out, shared)
@@ -108,14 +108,6 @@ def _remove_stale(folder: Path, written: set[Path]) -> None:
     for path in sorted(folder.glob("*.html")):
         if path not in written and _OURS in path.read_bytes():
             path.unlink()
-
-
-def _plotly() -> bytes:
-    """Read plotly.js, which its Python package brings along; without importing that package."""
-    spec = find_spec("plotly")
-    assert spec is not None
-    assert spec.origin is not None
-    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_bytes()
 
 
 def _workflow() -> bytes:

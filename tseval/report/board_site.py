@@ -4,22 +4,18 @@ Names, notes and sources are text that somebody handed in: the templates escape 
 security policy allows the pages' own scripts, by hash, and the copy of plotly.js beside them.
 """
 
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from functools import cache
-from hashlib import sha256
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tseval.leaderboard.records import Entry, Row, Standing
 from tseval.report import board_cells as cells
 from tseval.report import board_view, values
 from tseval.report.board_plots import Drawn, pareto_plots, probe_plots
-from tseval.report.text import neutral
+from tseval.report.pages import environment, markup, policy, template_text
 from tseval.types import Score
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    pass
 
 PLOTLY = "plotly.min.js"
 _CARD = (
@@ -228,55 +224,15 @@ def _page(
     above: str,
     **more: Any,
 ) -> str:
-    early, script = _text("board_early.js"), _text("board.js")
-    return _environment().get_template(template).render(
+    early, script = template_text("board_early.js"), template_text("board.js")
+    return environment().get_template(template).render(
         title=heading,
         path=path,
         figures=[each.figure for each in drawn],
         plotly=f"{above}{PLOTLY}",
-        policy=_policy((early, script)),
-        style=_markup(_text("board.css")),
-        early=_markup(early),
-        script=_markup(script),
+        policy=policy((early, script), beside=True),
+        style=markup(template_text("board.css")),
+        early=markup(early),
+        script=markup(script),
         **more,
     )  # fmt: skip
-
-
-@cache
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def shown(value: Any) -> Any:
-        """Neutralise what is put into the page, before it is escaped."""
-        return neutral(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    return Environment(
-        loader=PackageLoader("tseval.report", "templates"),
-        autoescape=True,
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _policy(scripts: Sequence[str]) -> str:
-    """Allow these scripts by their hashes, files beside the page, and no request elsewhere."""
-    hashes = [b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
-    return (
-        f"default-src 'none'; script-src 'self' {allowed}; style-src 'unsafe-inline';"
-        " img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _markup(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-@cache
-def _text(name: str) -> str:
-    return (files("tseval.report") / "templates" / name).read_text(encoding="utf-8")

@@ -5,11 +5,8 @@ kept from acting by a content security policy that allows this page's own script
 at all.
 """
 
-from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
-from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,13 +15,11 @@ from tseval.report import table
 from tseval.report.interactive import figure
 from tseval.report.judges import Page, Section
 from tseval.report.measured import measurement_page
+from tseval.report.pages import environment, markup, plotly_script, policy, template_text
 from tseval.report.plots import Plot, plots_of
 from tseval.report.rows import RowBook
-from tseval.report.text import neutral
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from tseval.runfolder import Scorecard
 
 # As the template has it.
@@ -100,20 +95,20 @@ def page_html(
         {"part": part, "plots": [(next(names), p.title) for p in part.plots]} for part in parts
     ]
     browsed = any(part.rows for part in parts)
-    scripts = [_plotly(), _text("report.js")] if drawn else []
+    scripts = [_plotly(), template_text("report.js")] if drawn else []
     if browsed:
-        scripts.append(_text("rows.js"))
-    template = _environment().get_template("report.html")
+        scripts.append(template_text("rows.js"))
+    template = environment().get_template("report.html")
     return template.render(
         title=f"tseval: {subject}",
         subject=subject,
         facts=facts,
         parts=shown,
         figures=drawn,
-        policy=_policy(scripts),
+        policy=policy(scripts),
         redacted=redacted,
-        style=_markup(_text("report.css") + (_text("rows.css") if browsed else "")),
-        scripts=[_markup(script) for script in scripts],
+        style=markup(template_text("report.css") + (template_text("rows.css") if browsed else "")),
+        scripts=[markup(script) for script in scripts],
     )
 
 
@@ -165,56 +160,11 @@ def _flat(fields: dict[str, Any], path: str = "") -> str:
 # -- the page
 
 
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def shown(value: Any) -> Any:
-        """Neutralise what is put into the page, before it is escaped."""
-        return neutral(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    return Environment(
-        loader=PackageLoader("tseval.report", "templates"),
-        autoescape=True,
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _policy(scripts: Sequence[str]) -> str:
-    """Allow these scripts by their hashes, pictures that the page makes itself, nothing else."""
-    hashes = [b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline';"
-        " img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _markup(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-@cache
-def _text(name: str) -> str:
-    return (files("tseval.report") / "templates" / name).read_text(encoding="utf-8")
-
-
 @cache
 def _plotly() -> str:
-    """Read plotly.js, which its Python package brings along; without importing that package."""
-    from importlib.util import find_spec
-
-    spec = find_spec("plotly")
-    assert spec is not None
-    assert spec.origin is not None
-    script = (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text("utf-8")
-    # Inside a page a script ends at the first such mark, wherever that stands.
-    return script.replace("</script", "<\\/script").strip()
+    """Return plotly.js as it may stand inside a page."""
+    # There a script ends at the first such mark, wherever that stands.
+    return plotly_script().decode().replace("</script", "<\\/script").strip()
 
 
 def is_redacted(path: Path) -> bool:
