@@ -285,7 +285,8 @@ def _decision(
     holds = limits.high < rule.margin and (
         not doubtful or (worst is not None and worst < rule.margin)
     )
-    outcome, reason, cause = _outcome(policy, rule, limits, adjusted, holds, shares)
+    open_to = shares if doubtful else None
+    outcome, reason, cause = _outcome(policy, limits, adjusted, open_to, holds=holds)
     needed = None
     if cause == "interval" and row.paired is not None:
         turned = row.paired if _sign(rule, row) > 0 else row.paired.turned()
@@ -308,20 +309,21 @@ def _decision(
 
 def _outcome(
     policy: Policy,
-    rule: Rule,
     limits: _Limits,
     adjusted: float,
+    doubtful: tuple[float, float] | None,
+    *,
     holds: bool,
-    shares: tuple[float, float],
 ) -> tuple[Outcome, str, Literal["", "interval", "adjustment", "data"]]:
+    """Decide; ``doubtful`` are the shares of excluded rows where they are too many to leave out."""
     if holds:
         return "pass", "the upper limit of the worsening is below the margin", ""
     if limits.low > 0 and adjusted < policy.alpha:
         return "fail", "it got worse: the lower limit of the worsening is above 0", ""
-    if limits.high < rule.margin:
+    if doubtful is not None:
         why = (
-            f"{100 * shares[1]:.1f}% of the rows are excluded ({100 * shares[0]:.1f}% before), and"
-            " whether the margin would hold with them is not known"
+            f"{100 * doubtful[1]:.1f}% of the rows are excluded ({100 * doubtful[0]:.1f}% before),"
+            " and whether the margin would hold with them is not known"
         )
         return "cannot tell", why, "data"
     if limits.low > 0:

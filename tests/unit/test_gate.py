@@ -109,6 +109,15 @@ def test_many_excluded_rows_pass_on_their_worst_case_only() -> None:
     assert still.outcome == "pass"
 
 
+@pytest.mark.parametrize("lost", [10, 100, 180, 199])
+def test_no_policy_lets_a_judge_pass_that_lost_its_rows(lost: int) -> None:
+    # However few rows are left, and so however wide their interval is.
+    before = {("o", ORR): [0.0] * 200}
+    after = {("o", ORR): [None] * lost + [0.0] * (200 - lost)}
+    found = gate(before, after, Rule(metric=ORR, margin=0.03), cannot_tell="pass")
+    assert (found.outcome, found.passed, found.decisions[0].cause) == ("cannot tell", False, "data")
+
+
 def test_excluded_rows_without_their_outcomes_cannot_be_told() -> None:
     ten: list[float | None] = [None] * 10 + [0.0] * 190
     found = gate(

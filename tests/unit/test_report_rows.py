@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -273,9 +274,11 @@ def test_outcomes_are_named_as_in_the_scores(verdict: Verdict, names: list[str])
 def test_long_texts_are_cut_in_the_middle_and_the_page_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Long enough to be cut twice: as it is read, and so that all texts fit together.
     text = "begins " + "word " * 3000 + "ends"
     folder = a_few(tmp_path / "run", lambda call: f"<think>\n{text}\n</think>\n\nshort")
     monkeypatch.setattr(rows_module, "MOST_CHARACTERS", 12_000)
+    monkeypatch.setattr(rows_module, "READ_CHARACTERS", 9_000)
     book = row_book(folder, redact=False)
     assert book is not None
     rows = json.loads(book.data)["rows"]
@@ -283,7 +286,10 @@ def test_long_texts_are_cut_in_the_middle_and_the_page_says_so(
     for row in rows:
         assert row["t"].startswith("begins ")
         assert row["t"].endswith("ends")
-        assert "characters left out …]" in row["t"]
+        left = re.search(r"\n\[… ([0-9,]+) characters left out …\]\n", row["t"])
+        assert left is not None
+        gone = int(left[1].replace(",", ""))
+        assert len(row["t"]) - len(left[0]) + gone == len(text)
         assert row["a"] == "short"
     assert any("are cut in their middle" in note for note in book.notes)
 

@@ -24,6 +24,8 @@ from tseval.types import ClosedBy, FinishReason, Verdict
 MOST_ROWS = 2_000
 # Characters of all texts together: what a browser still opens and searches at once.
 MOST_CHARACTERS = 16_000_000
+# Of one text, held until it is known how long all of them are.
+READ_CHARACTERS = 20_000
 _LEAST_CUT = 1_000
 # Of what a judge wrote: an explanation, and each of its details.
 _JUDGE_CHARACTERS, _DETAIL_CHARACTERS = 4_000, 400
@@ -66,12 +68,38 @@ class _Said(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class _Held(NamedTuple):
+    """A text, neutralised, of which the middle may be gone already."""
+
+    head: str
+    gone: int
+    tail: str
+
+    @property
+    def length(self) -> int:
+        """Characters that are held."""
+        return len(self.head) + len(self.tail)
+
+    def cut(self, limit: int) -> "_Held":
+        """Cut it in its middle to at most so many characters."""
+        if self.length <= limit:
+            return self
+        first = 2 * limit // 3
+        kept = self.head + self.tail
+        return _Held(kept[:first], self.gone + len(kept) - limit, kept[len(kept) - limit + first :])
+
+    def shown(self) -> str:
+        """Give the text, and say in its middle how much of it is gone."""
+        if not self.gone:
+            return self.head + self.tail
+        return f"{self.head}\n[… {self.gone:,} characters left out …]\n{self.tail}"
+
+
 class _Read(NamedTuple):
-    """A chosen rollout with its texts, neutralised, and cut to what may be shown at most."""
+    """A chosen rollout with its texts: 'p', 't' and 'a' for prompt, trace and answer."""
 
     chosen: Chosen
-    prompt: str
-    said: _Said | None
+    texts: dict[str, _Held]
     hidden: bool
     facts: list[str]
     verdicts: dict[str, Verdict | None]
@@ -98,7 +126,7 @@ def row_book(folder: RunFolder, *, redact: bool, most: int = MOST_ROWS) -> RowBo
         choice = choose_rows(journal, splits, most)
         if not choice.rows:
             return None
-        limit = max(MOST_CHARACTERS // len(choice.rows), 20_000)
+        limit = max(MOST_CHARACTERS // len(choice.rows), READ_CHARACTERS)
         read = [_read(journal, chosen, redact, limit) for chosen in choice.rows]
     finally:
         journal.close()
@@ -127,17 +155,13 @@ def _read(journal: Journal, chosen: Chosen, redact: bool, limit: int) -> _Read:
     said = msgspec.json.decode(data, type=_Said) if data is not None else None
     hidden = redact and row.harmful is True
     facts = list(_facts(said, row, hidden))
-    if said is not None:
-        trace, answer = ("", None) if hidden else (said.trace, said.answer)
-        said = msgspec.structs.replace(
-            said,
-            trace=_text(trace, limit),
-            answer=None if answer is None else _text(answer, limit),
-        )
+    texts = {"p": row.prompt}
+    if said is not None and not hidden:
+        texts |= {"t": said.trace} if said.trace else {}
+        texts |= {"a": said.answer} if said.answer is not None else {}
     return _Read(
         chosen=chosen,
-        prompt=_text(row.prompt, limit),
-        said=said,
+        texts={name: _held(text, limit) for name, text in texts.items()},
         hidden=hidden,
         facts=facts,
         verdicts={judge: _verdict(journal, key) for judge, key in row.verdicts.items()},
@@ -152,33 +176,20 @@ def _verdict(journal: Journal, key: str) -> Verdict | None:
     return None if data is None else msgspec.json.decode(data, type=Verdict)
 
 
-def _text(text: str, limit: int) -> str:
-    return neutral_lines(_cut(text, limit))
-
-
-def _cut(text: str, limit: int) -> str:
-    """Cut a long text in its middle, and say so there."""
-    if len(text) <= limit:
-        return text
-    head = 2 * limit // 3
-    tail = limit - head
-    return f"{text[:head]}\n[… {len(text) - limit:,} characters left out …]\n{text[-tail:]}"
+def _held(text: str, limit: int) -> _Held:
+    cut = _Held(text, 0, "").cut(limit)
+    return _Held(neutral_lines(cut.head), cut.gone, neutral_lines(cut.tail))
 
 
 def _fair_cut(read: Sequence[_Read], limit: int) -> int:
     """Find the length to cut texts at so that all of them together are not too many."""
-    lengths = sorted(len(text) for each in read for text in _written(each))
+    lengths = sorted(held.length for each in read for held in each.texts.values())
     room = MOST_CHARACTERS
     for place, length in enumerate(lengths):
         if length * (len(lengths) - place) > room:
             return max(room // (len(lengths) - place), _LEAST_CUT)
         room -= length
     return limit
-
-
-def _written(each: _Read) -> Iterator[str]:
-    said = each.said
-    yield from (each.prompt, *((said.trace, said.answer or "") if said else ()))
 
 
 # -- what the page is given
@@ -213,7 +224,7 @@ def _book(
         for each in read
     ]
     lists = {"benchmarks": list(benchmarks), "outcomes": list(outcomes), "judges": list(judges)}
-    if any(len(text) > cut for each in read for text in _written(each)):
+    if any(held.gone or held.length > cut for each in read for held in each.texts.values()):
         notes.append(f"texts of more than {cut:,} characters are cut in their middle")
     if redact:
         notes.append(
@@ -266,14 +277,9 @@ def _which(each: _Read, benchmarks: _Names) -> dict[str, Any]:
 
 
 def _texts(each: _Read, cut: int) -> dict[str, Any]:
-    said = each.said
-    found: dict[str, Any] = {"p": _cut(each.prompt, cut), "x": each.facts}
-    if said is not None:
-        if said.trace:
-            found["t"] = _cut(said.trace, cut)
-        if said.answer is not None:
-            found["a"] = _cut(said.answer, cut)
-    return found
+    """Give what was asked and written, as far as it may be shown, and how it came about."""
+    shown = {name: held.cut(cut).shown() for name, held in each.texts.items()}
+    return {**shown, "x": each.facts}
 
 
 def _facts(said: _Said | None, row: Row, hidden: bool) -> Iterator[str]:
@@ -319,7 +325,7 @@ def _verdicts(
             yield [judges(judge), [outcomes("error")], "x", "the judge's call failed", []]
             continue
         names = names_of(verdict)
-        wrote = "" if each.hidden else _text(verdict.raw, _JUDGE_CHARACTERS)
+        wrote = "" if each.hidden else _held(verdict.raw, _JUDGE_CHARACTERS).shown()
         details = [] if each.hidden else list(_details(verdict))
         yield [judges(judge), [*map(outcomes, names)], _sign(verdict, harmful), wrote, details]
 
