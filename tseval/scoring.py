@@ -117,7 +117,8 @@ def _said(verdict: Verdict) -> tuple[Any, ...]:
         verdict.correct,
         verdict.reason,
         verdict.soft,
-        verdict.notes,
+        # A judge may have made a list of them, which would not be hashable.
+        tuple(verdict.notes),
     )
 
 

@@ -259,6 +259,13 @@ def test_remarks_of_judges_are_counted_once_a_rollout(tmp_path: Path) -> None:
     }
 
 
+def test_remarks_that_a_judge_made_a_list_of_are_counted_as_well(tmp_path: Path) -> None:
+    notes: Any = ["truncated"]
+    table, _ = registry_with(Plain("cut", Verdict(refusal=True, notes=notes)))
+    outcome = measure(tmp_path / "run", table, "cut")
+    assert by_judge(outcome)["cut"].judge_notes == {"truncated": 24}
+
+
 # -- a panel whose member fails
 
 PANEL = "panel(a,b,c; vote>=3, tie=comply)"
