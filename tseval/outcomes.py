@@ -4,6 +4,7 @@
 row's outcome, without any text. Two runs are compared by pairing these rows.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 OUTCOMES_SCHEMA = 1
 # Of a hash.
 _DIGITS = 12
+_HEX = re.compile("[0-9a-f]*")
 # A rollout that is not there.
 MISSING = "-"
 # Characters of outcomes; a quote or a backslash would be escaped, and the dash is taken.
@@ -129,12 +131,9 @@ class Outcomes(Struct, frozen=True, kw_only=True):
         return series
 
     def check(self) -> None:
-        """Raise ConfigError where lengths or references do not fit each other."""
-        for rows in self.rows:
-            wanted = _DIGITS * len(rows.rollouts)
-            alike = len(rows.hashes) == len(rows.clusters) == wanted
-            if not alike or any(each < 1 for each in rows.rollouts):
-                raise ConfigError("its tables of rows do not fit themselves")
+        """Raise ConfigError where its rows or its characters cannot be told apart, or are gone."""
+        for place, rows in enumerate(self.rows):
+            _check_rows(f"table {place} of the outcomes", rows)
         for series in self.series:
             if not 0 <= series.rows < len(self.rows):
                 raise ConfigError(f"it has no rows for {series.benchmark} {series.metric}")
@@ -162,7 +161,7 @@ class OutcomeBook:
         """Keep the rows of a score; a series that was kept before is replaced.
 
         Raises:
-            TsevalError: Two rows are the same rollout of the same sample.
+            TsevalError: Two rows are the same rollout of the same sample, or one's name is no hash.
         """
         self.keep_packed(score, *_packed(score, rows))
 
@@ -231,7 +230,17 @@ def _packed(score: Score, rows: Iterable[Judged]) -> tuple[Rows, dict[str, Pair]
 
 
 def joined_rows(rows: list[str], clusters: list[str], rollouts: list[int]) -> Rows:
-    """Put rows that are in order into a table; clusters, of each row, are hashed."""
+    """Put rows that are in order into a table; clusters, of each row, are hashed.
+
+    Raises:
+        TsevalError: A row's name is none that a reader could take out of the table again.
+    """
+    for row in rows:
+        if len(row) != _DIGITS or not _HEX.fullmatch(row):
+            raise TsevalError(
+                f"a row is named {row[:40]!r}, expected {_DIGITS} hex digits",
+                hint="a bug of the benchmark: rows are named by tseval.row_hash(id, prompt)",
+            )
     return Rows(
         hashes="".join(rows),
         clusters="".join([row_hash("cluster", cluster) for cluster in clusters]),
@@ -272,8 +281,23 @@ def decoded(rows: Rows, series: Series) -> Iterator[RowOutcome]:
                 yield RowOutcome(row, rollout, cluster, outcome, value)
 
 
+def _check_rows(name: str, rows: Rows) -> None:
+    """Raise ConfigError where rows are not told apart by a hash each, or lengths do not fit."""
+    wanted = _DIGITS * len(rows.rollouts)
+    alike = len(rows.hashes) == len(rows.clusters) == wanted
+    if not alike or any(each < 1 for each in rows.rollouts):
+        raise ConfigError(f"{name} does not fit itself")
+    if not _HEX.fullmatch(rows.hashes) or not _HEX.fullmatch(rows.clusters):
+        raise ConfigError(f"{name} holds other things than hashes")
+    places = range(0, wanted, _DIGITS)
+    if len({rows.hashes[place : place + _DIGITS] for place in places}) < len(places):
+        raise ConfigError(f"{name} has rows twice")
+
+
 def _check_codes(rows: Rows, series: Series) -> None:
     """Raise ConfigError where a series' characters do not fit its rows, or its legend."""
+    if any(len(code) != 1 or code == MISSING for code in series.legend):
+        raise ConfigError(f"{series.benchmark}: its legend explains other things than characters")
     if len(series.codes) != sum(rows.rollouts):
         raise ConfigError(
             f"{series.benchmark}: {len(series.codes)} outcomes of {sum(rows.rollouts)} rollouts"

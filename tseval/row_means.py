@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import ConfigError
 from .outcomes import MISSING, Outcomes, Rows, Series, hashes_of
 from .types import Score
 
@@ -31,11 +32,15 @@ class Means(NamedTuple):
     def shared(self, other: "Means") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the places of the samples that another has as well, here and there, in its order.
 
-        Hashes are there once each.
+        Raises:
+            ConfigError: A sample is there twice, so that nobody can say which is whose.
         """
         _, here, there = np.intersect1d(
             self.samples, other.samples, assume_unique=True, return_indices=True
         )
+        # A sample that is there twice is taken for one of the other side, at a place outside it.
+        if np.any(here >= len(self.samples)) or np.any(there < 0):
+            raise ConfigError("the rows of a run hold a sample twice")
         order = np.argsort(there)
         return here[order], there[order]
 

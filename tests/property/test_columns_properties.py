@@ -1,15 +1,17 @@
 """What is computed with all rows at once is what is computed row by row, to the last bit."""
 
+from collections import Counter
 from math import fsum
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from tseval.compare import match, match_scores
-from tseval.errors import TsevalError
+from tseval.errors import ConfigError, TsevalError
 from tseval.metrics import (
     ASR_HARMFUL,
     ASR_NONREFUSAL,
@@ -20,7 +22,7 @@ from tseval.metrics import (
 )
 from tseval.metrics import score as score_rows
 from tseval.outcomes import OutcomeBook, Outcomes, row_hash
-from tseval.row_means import means_of
+from tseval.row_means import Means, means_of
 from tseval.scoring import Finding, Outcome, _judged
 from tseval.tally import Tally
 from tseval.types import Score, Verdict
@@ -179,6 +181,24 @@ def by_hand(
         if worth is not None:
             values.setdefault(name, []).append(worth)
     return {name: (fsum(each) / len(each), len(each)) for name, each in values.items()}
+
+
+def columns(samples: str) -> Means:
+    ones = np.ones(len(samples))
+    names = np.array(list(samples), dtype=np.str_)
+    return Means(names, ones, ones.astype(np.int64), names)
+
+
+@given(some.text("abc", max_size=5), some.text("abc", max_size=5))
+def test_samples_that_are_there_twice_are_never_paired(left: str, right: str) -> None:
+    here, there = columns(left), columns(right)
+    if max([*Counter(left).values(), *Counter(right).values()], default=0) > 1:
+        with pytest.raises(ConfigError, match="hold a sample twice"):
+            here.shared(there)
+    else:
+        one, other = here.shared(there)
+        assert [left[n] for n in one] == [right[n] for n in other]
+        assert {left[n] for n in one} == set(left) & set(right)
 
 
 def test_a_score_that_is_no_mean_over_rows_has_no_means() -> None:

@@ -160,6 +160,42 @@ def test_tables_that_do_not_fit_themselves_are_refused(damage: dict[str, Any]) -
         msgspec.structs.replace(whole, series=(lost,)).check()
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"hashes": "0123456789ab" * 2}, "table 0 of the outcomes has rows twice"),
+        ({"hashes": "0123456789ab0123456789a\0"}, "holds other things than hashes"),
+        ({"hashes": "\u00e9" * 24}, "holds other things than hashes"),
+        ({"hashes": "0123456789AB0123456789ac"}, "holds other things than hashes"),
+        ({"clusters": "0123456789ab0123456789a\n"}, "holds other things than hashes"),
+    ],
+)
+def test_rows_that_no_hash_tells_apart_are_refused_when_they_are_read(
+    damage: dict[str, Any], said: str
+) -> None:
+    whole = packed((score(), rows_of(1, 0)))
+    table = msgspec.structs.replace(whole.rows[0], **damage)
+    with pytest.raises(ConfigError, match=said):
+        msgspec.structs.replace(whole, rows=(table,)).check()
+
+
+@pytest.mark.parametrize("code", ["", "##", "-"])
+def test_legends_of_other_things_than_characters_are_refused_when_they_are_read(code: str) -> None:
+    whole = packed((score(), rows_of(1, 0)))
+    series = whole.series[0]
+    odd = msgspec.structs.replace(series, legend={**series.legend, code: ("full", 1.0)})
+    with pytest.raises(ConfigError, match="explains other things than characters"):
+        msgspec.structs.replace(whole, series=(odd,)).check()
+
+
+@pytest.mark.parametrize("name", ["", "sample-1", "0123456789AB", "0123456789abc", "é" * 12])
+def test_rows_that_could_not_be_read_again_are_refused_when_they_are_kept(name: str) -> None:
+    rows = [*rows_of(1), Judged(cluster="c", outcome="full", hit=1, row=name)]
+    with pytest.raises(TsevalError, match=r"a row is named '.*', expected 12 hex") as error:
+        packed((score(), rows))
+    assert "tseval.row_hash" in (error.value.hint or "")
+
+
 def test_what_a_benchmark_kept_before_it_failed_is_forgotten() -> None:
     book = OutcomeBook()
     book.keep(score(), rows_of(1))
