@@ -1,6 +1,5 @@
 """``action.yml`` and the GitLab job: their steps are run as those machines run them."""
 
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,8 @@ import yaml
 from tests.support.ci import BASH, Ran, calls, command, real_tseval, recorder, run_step
 from tests.unit.test_compare_cli import HOSTILE, POLICY, REFUSAL, made
 from tests.unit.test_runner import always
+from tseval import load_run
+from tseval.report.html import is_redacted
 from tseval.testing import mixed
 
 COMMAND = "::error::gotcha"
@@ -134,6 +135,18 @@ def test_what_stands_in_an_input_is_never_run(action: dict[str, Any], tmp_path: 
     assert not list(tmp_path.rglob("owned"))
 
 
+def texts(run: Path) -> set[tuple[str, str]]:
+    """Prompt and answer of each rollout of a run."""
+    found = {
+        (each.row.prompt, each.rollout.answer or "")
+        for each in load_run(run).rollouts()
+        if each.rollout is not None
+    }
+    assert found
+    assert all(prompt and answer for prompt, answer in found)
+    return found
+
+
 def test_a_run_that_fails_fails_the_step(action: dict[str, Any], tmp_path: Path) -> None:
     recorder(tmp_path / "bin", "tseval", tmp_path / "log", code=5)
     found = values(action, tmp_path, model="m")
@@ -160,16 +173,18 @@ def test_a_candidate_is_measured_gated_and_kept_without_its_answers(
     given["steps.gate.outputs.folder"] = str(folder)
     kept = run_step(step(action, "Write the report"), given, tmp_path, [runs / "bin"])
     assert kept.code == 0, kept.output
-    kept_files = {each.name for each in (folder / "candidate").iterdir()}
-    assert kept_files == {"run.json", "scores.json", "outcomes.json"}
-    journal = b"".join(f.read_bytes() for f in (tmp_path / "tseval-candidate/journal").iterdir())
-    answer = next(
-        record["data"]["answer"]
-        for record in map(json.loads, filter(None, journal.splitlines()))
-        if record.get("kind") == "generation"
-    )
-    assert answer.encode() in journal
-    assert answer not in (folder / "report.html").read_text()
+    names = {each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()}
+    candidate = {f"candidate/{name}.json" for name in ("run", "scores", "outcomes")}
+    assert names == {"gate.json", "gate.md", "gate.xml", "gate.err", *candidate}
+    said = texts(tmp_path / "tseval-candidate")
+    for name in names:
+        text = (folder / name).read_text()
+        assert not [each for each in said if each[0] in text or each[1] in text]
+    # And the page of the run only where somebody asks for it, redacted.
+    asked = given | {"inputs.report": "true"}
+    kept = run_step(step(action, "Write the report"), asked, tmp_path, [runs / "bin"])
+    assert kept.code == 0, kept.output
+    assert is_redacted(folder / "report.html")
     # What is kept is a baseline for the next gate, whether from a folder or from an artifact.
     shutil.copytree(folder, tmp_path / "tseval-baseline")
     again = decided(
