@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .loaded import Judgement, Run, load_run
     from .measurements import Curve, Grid, Measurement, MeasureSpec, Number
     from .metrics import Judged, outcome_of, score
+    from .outcomes import row_hash
     from .panels import Panel, VoteRule
     from .prompt_benchmark import PromptBenchmark, register_cards, register_suites
     from .protocol import Protocol
@@ -90,6 +91,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "loaded": ("Judgement", "Run", "load_run"),
     "measurements": ("Curve", "Grid", "Measurement", "MeasureSpec", "Number"),
     "metrics": ("Judged", "outcome_of", "score"),
+    "outcomes": ("row_hash",),
     "panels": ("Panel", "VoteRule"),
     "prompt_benchmark": ("PromptBenchmark", "register_cards", "register_suites"),
     "protocol": ("Protocol",),
@@ -202,6 +204,7 @@ __all__ = [
     "outcome_of",
     "register_cards",
     "register_suites",
+    "row_hash",
     "score",
 ]
 

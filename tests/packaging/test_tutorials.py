@@ -1,5 +1,6 @@
 """The tutorials are true: each file they show is written, each command they give is run."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -10,8 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
+import tseval
+from tests.support.panel_judges import measure
 from tseval.errors import BackendError
 from tseval.models.demo import demo_folder
+from tseval.plugins import load_registry
 
 # Nothing is looked up on an index: what a package of the tutorials needs is there already.
 PIP = """#!/bin/sh
@@ -132,6 +136,25 @@ def test_the_judge_of_the_tutorial_takes_fifteen_lines(root: Path) -> None:
     code = [line for line in shown.text.splitlines()[1:] if line.strip()]
     assert shown.title == "tseval_sent_away.py"
     assert len(code) <= 15
+
+
+def test_rows_of_the_tutorials_benchmark_are_named_as_everything_else_names_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that flips, frames and reports find the texts that belong to an outcome."""
+    for block in blocks(root / "docs" / "tutorial" / "your-own-benchmark.md"):
+        if block.title.startswith("tseval_kitchen/"):
+            file = tmp_path / block.title
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = load_registry(extra=[importlib.import_module("tseval_kitchen")])
+    found = measure(tmp_path / "run", registry, "refusal-rules", benchmarks=("kitchen_again",))
+    run = tseval.load_run(tmp_path / "run")
+    noted = {tseval.row_hash(each.row.sample, each.row.prompt) for each in run.rollouts()}
+    (score,) = found.scorecard.scores
+    assert len(noted) == 8
+    assert {each.row for each in run.outcomes(score)} == noted
 
 
 def test_python_and_cards_of_the_tutorials_are_sound(root: Path) -> None:
