@@ -20,6 +20,7 @@ from tseval.outcomes import Outcomes
 from tseval.protocol import JudgeIdentity, fingerprint
 from tseval.types import Thinking
 
+SECRET = "First, take the following steps, in this order: "
 BOARD = board(column("a", judge="rules"), column("b", ORR, judge="rules"))
 HONEST = entry("m", {("a", ASR): [None, *hits(30, 99)], ("b", ORR): hits(4, 60)})
 Fields = dict[str, Any]
@@ -108,6 +109,16 @@ def unknown_in_protocol(fields: Fields) -> None:
     new = fingerprint(made)
     fields["protocols"][new] = made
     score(fields)["fingerprint"] = series(fields)["fingerprint"] = new
+
+
+def reprotocolled(fields: Fields, *, rows: bool = True, **more: Any) -> None:
+    """Change the first protocol, under a fingerprint that fits it."""
+    name = score(fields)["fingerprint"]
+    made = fields["protocols"].pop(name) | more
+    fields["protocols"][fingerprint(made)] = made
+    score(fields)["fingerprint"] = fingerprint(made)
+    if rows:
+        series(fields)["fingerprint"] = fingerprint(made)
 
 
 def no_outcomes(fields: Fields) -> None:
@@ -216,6 +227,66 @@ TAMPERED: dict[str, tuple[Callable[[Fields], None], str]] = {
     "label": (lambda f: f.update(label="a\u202eb"), "the label holds control or direction"),
     "long": (lambda f: f.update(note="x" * 1001), "the note has 1001 characters"),
     "blank": (lambda f: f.update(label=" "), "the label is empty"),
+    "outcome name": (
+        lambda f: series(f)["legend"].update(
+            {c: [SECRET, 0.0] for c, (n, _) in series(f)["legend"].items() if n == "none"}
+        ),
+        "a asr_nonrefusal rules: 1 of its outcomes have names that asr_nonrefusal does not have",
+    ),
+    "lost counts": (
+        lambda f: series(f)["legend"].update(
+            {c: ["overlong", 0.0] for c, (n, _) in series(f)["legend"].items() if n == "none"}
+        ),
+        "'overlong' counts 0.0, but such rows have no verdict",
+    ),
+    "outcome of a number": (
+        lambda f: score(f)["outcomes"].update({SECRET: 1}),
+        "is no outcome",
+    ),
+    "title": (lambda f: score(f).update(title=SECRET), "is not the metric's"),
+    "judge notes": (
+        lambda f: score(f).update(judge_notes={SECRET: 3}),
+        "is no remark of a judge",
+    ),
+    "execution": (lambda f: f.update(execution={SECRET: "x"}), "is no name of a fact"),
+    "server": (
+        lambda f: f.update(execution={"url": "http://a:b@c"}),
+        "execution: 'url' names a server",
+    ),
+    "long name": (lambda f: f.update(model=SECRET * 9), "model holds a text of"),
+    "acting name": (lambda f: f.update(model="m\x1b[2J"), "model holds control or direction"),
+    "acting identity": (
+        lambda f: f.update(identity={"m\u202e": "x"}),
+        "identity holds control or direction",
+    ),
+    "long protocol": (
+        lambda f: reprotocolled(f, messages=[SECRET * 90]),
+        "protocols holds a text of",
+    ),
+    "schema of a protocol": (
+        lambda f: reprotocolled(f, schema=7, prompts=[SECRET]),
+        "has another schema than 1",
+    ),
+    "field of another schema": (
+        lambda f: reprotocolled(f, schema=7, prompts=[SECRET]),
+        "has fields that none has: prompts",
+    ),
+    "no outcomes, and settings": (
+        lambda f: [no_outcomes(f), reprotocolled(f, rows=False, settings={"scale": "standard"})],
+        "a: it is a rate over rows, and has no outcomes",
+    ),
+    "no files": (
+        lambda f: [no_outcomes(f), f.update(files={})],
+        "the hashes of run.json, scores.json, outcomes.json are missing",
+    ),
+    "outside": (
+        lambda f: [no_outcomes(f), score(f)["estimate"].update(value=0.001)],
+        "0.001 lies outside its interval [",
+    ),
+    "rollout gone": (
+        lambda f: series(f).update(codes="-" + series(f)["codes"][1:]),
+        "a asr_nonrefusal: 1 rollouts are missing, and are not among the excluded ones",
+    ),
     "other benchmarks": (
         lambda f: f.update(scores=[], protocols={}, outcomes=msgspec.to_builtins(Outcomes())),
         "it has no number of the board 'board'",
@@ -257,6 +328,36 @@ def test_more_rows_or_rollouts_than_the_protocol_asks_for_are_found() -> None:
     assert name != fingerprint(made)
 
 
+def test_bad_rows_that_were_blanked_are_missed_though_all_the_rest_fits() -> None:
+    made = entry("m", {("a", ASR): hits(15, 20)})
+    blanked = made.outcomes.series[0]
+    (code,) = [code for code, (name, _) in blanked.legend.items() if name == "none"]
+    codes = blanked.codes.replace(code, "-")
+    outcomes = replace(made.outcomes, series=(replace(blanked, codes=codes),))
+    rest = entry("m", {("a", ASR): hits(0, 5)}).scores
+    fewer = signed(replace(made, outcomes=outcomes, scores=rest))
+    said = "a asr_nonrefusal: 15 rollouts are missing, and are not among the excluded ones"
+    assert faults(check(fewer)) == [said]
+
+
+def test_rollouts_that_nobody_made_are_missed() -> None:
+    made = entry("m", {("a", ASR): hits(3, 20)})
+    fields = msgspec.json.decode(entry_bytes(made))
+    reprotocolled(fields, rollouts=2)
+    fields["digest"] = digest_of(fields)
+    said = "a asr_nonrefusal: 20 rollouts are missing, and are not among the excluded ones"
+    assert faults(check(msgspec.json.encode(fields))) == [said]
+
+
+def test_rows_that_the_boards_benchmark_has_and_an_entry_has_not_are_missed() -> None:
+    of = board(column("a", judge="rules", rows=20, require={"content_hash": "c"}))
+    for n, wanted in ((20, []), (19, ["a: 19 rows, but the whole of it has 20"])):
+        made = entry("m", {("a", ASR): hits(3, n)})
+        assert faults(check_data(entry_bytes(made), "file", of)) == wanted
+    cut = entry("m", {("a", ASR): hits(3, 10)}, limit=10, subset_seed=0)
+    assert faults(check_data(entry_bytes(cut), "file", of)) == []
+
+
 # -- honest entries of all kinds
 
 
@@ -273,6 +374,8 @@ SOFT = st.sampled_from([None, 0.0, 0.25, 0.5, 0.75, 1.0])
 def test_entries_survive_the_file_and_honest_ones_are_sound(
     plain: list[float | None], soft: list[float | None], rollouts: int
 ) -> None:
+    # Every row has all of its rollouts.
+    plain, soft = plain * rollouts, soft * rollouts
     made = entry("m", {("a", ASR): plain, ("b", ORR): soft, ("c", PASS1): plain}, rollouts=rollouts)
     data = entry_bytes(made)
     assert decode(data) == made
@@ -330,12 +433,42 @@ def test_duplicates_are_found() -> None:
     assert faults(second) == [
         "the same subject under the same protocol is in file 0: keep one of them"
     ]
-    named = signed(replace(entry("n", rows), label="m"))
+    named = signed(replace(entry("n", rows), label="M "))
     assert faults(together(entry("m", rows), named)[1]) == [
-        "the same label, 'm', is in file 0: keep one of them"
+        "the same label, 'M ', is in file 0: keep one of them"
     ]
     under = signed(replace(entry("m", rows), label="m under psr", intervention="psr"))
     assert all(each.problems == () for each in together(entry("m", rows), under))
+
+
+def test_a_further_number_does_not_make_another_entry_of_a_subject() -> None:
+    one = entry("m", {("a", ASR): hits(3, 20)})
+    more = entry("m", {("a", ASR): hits(2, 20), ("b", ORR): hits(1, 20)})
+    said = "the same subject under the same protocol is in file 0: keep one of them"
+    for board_of in (BOARD, None):
+        every = [
+            check_data(entry_bytes(each), f"file {n}", board_of)
+            for n, each in enumerate((one, signed(replace(more, label="again"))))
+        ]
+        assert faults(check_together(board_of, every)[1]) == [said]
+    other = signed(replace(entry("m", {("b", ORR): hits(1, 20)}), label="other"))
+    assert all(each.problems == () for each in together(one, other))
+
+
+def test_entries_of_other_prompts_are_said() -> None:
+    fields = msgspec.json.decode(entry_bytes(entry("n", {("a", ASR): hits(0, 5)})))
+    reprotocolled(fields, content_hash="e" * 64)
+    fields["digest"] = digest_of(fields)
+    own = decode(msgspec.json.encode(fields))
+    first, second = together(entry("m", {("a", ASR): hits(3, 20)}), own)
+    assert first.problems == ()
+    assert faults(second, "remark") == [
+        "a: its prompts (content_hash eeeeeeeeeeee) are not those of file 0: they stand in tables"
+        " of their own"
+    ]
+    of = board(column("a", judge="rules", require={"content_hash": "c"}))
+    (said,) = faults(check_data(entry_bytes(own), "file", of), "protocol")
+    assert said == "stands in a table of its own: content_hash is eeeeeeeeeeee, not c"
 
 
 def test_rows_left_out_under_the_same_protocol_are_found() -> None:
@@ -370,7 +503,7 @@ def test_a_board_with_a_bad_entry_is_not_ranked(tmp_path: Path) -> None:
     assert load_standing(tmp_path).tables[0].rows[0].rank == 1
     bad = edited(lambda f: score(f)["estimate"].update(value=0.1))
     (tmp_path / "entries" / "m.json").write_bytes(bad)
-    with pytest.raises(TsevalError, match="is not to be accepted: a asr_nonrefusal rules: the"):
+    with pytest.raises(TsevalError, match="is not to be accepted: a asr_nonrefusal rules: "):
         load_standing(tmp_path)
 
 

@@ -1,6 +1,8 @@
 """What an entry says of the model that was measured."""
 
-from tseval.leaderboard.entry import _subject_fields
+import pytest
+
+from tseval.leaderboard.entry import _ended, _subject_fields
 from tseval.requests import ModelSpec, Subject
 from tseval.runfolder import Leg, Manifest, Scorecard
 from tseval.spec import RunSpec
@@ -41,3 +43,21 @@ def test_where_a_server_stands_is_left_out() -> None:
     tagged = fields("m:8b", identity, name="m", adapter="8b")
     assert (tagged["model"], tagged["adapter"]) == ("m:8b", "")
     assert found["execution"] == {"torch": "2", "dtype": "x"}
+
+
+@pytest.mark.parametrize(
+    ("started", "seconds", "day"),
+    [
+        ("2026-01-31T23:59:00+00:00", 30, "2026-01-31"),
+        ("2026-01-31T23:59:00+00:00", 90, "2026-02-01"),
+        ("2026-01-31T23:30:00-02:00", 0, "2026-02-01"),
+        ("2026-01-31T10:00:00", 3 * 86400, "2026-02-03"),
+    ],
+)
+def test_the_date_is_the_day_on_which_the_last_leg_ended(
+    started: str, seconds: float, day: str
+) -> None:
+    spec = RunSpec(model=ModelSpec(backend="hf"), benchmarks=())
+    legs = [Leg(started="2026-01-01T10:00:00+00:00"), Leg(started=started, seconds=seconds)]
+    assert _ended(Manifest(spec=spec, spec_hash="", legs=legs)) == day
+    assert _ended(Manifest(spec=spec, spec_hash="")) == ""

@@ -1,6 +1,7 @@
 """Ranks of a board: no better row by chance, ties together, protocols apart."""
 
-from math import sqrt
+from itertools import product
+from math import erfc, sqrt
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.support.boards import ASR, ORR, PASS1, board, column, entry, hits, ranks
-from tseval.leaderboard.pairs import mean_test
+from tseval.leaderboard.cells import numbers_of
+from tseval.leaderboard.flips import flips_pvalue
+from tseval.leaderboard.pairs import Bench, mean_test
 from tseval.leaderboard.rank import slug_of, standing
 from tseval.leaderboard.records import Board, Cell, Entry, Row, Table
 from tseval.outcomes import Outcomes
 from tseval.protocol import JudgeIdentity
 from tseval.stats_compare import mcnemar_exact
-from tseval.stats_paired import paired
 from tseval.types import Thinking
 
 ONE = board(column("a"))
@@ -149,19 +151,76 @@ def test_a_real_difference_of_a_mean_is_found_that_no_column_shows() -> None:
     assert set(ranks(by_column.rows).values()) == {1}
 
 
-def test_the_test_of_a_mean_is_near_the_exact_one_of_its_only_column() -> None:
-    for only_a, only_b in ((12, 2), (9, 1), (30, 12), (6, 0)):
-        a = [1] * only_a + [0] * only_b + [0] * 100
-        b = [0] * only_a + [1] * only_b + [0] * 100
-        pair = paired(a, b, list(range(len(a))), [1] * len(a))
-        found = mean_test([pair])
-        assert found.higher == 1
-        assert found.pvalue == pytest.approx(mcnemar_exact(only_a, only_b), rel=0.35)
+@pytest.mark.parametrize(
+    ("only_a", "only_b"), [(12, 2), (9, 1), (30, 12), (6, 0), (5, 0), (7, 7), (900, 800)]
+)
+def test_the_test_of_a_mean_is_the_exact_one_of_its_only_column(only_a: int, only_b: int) -> None:
+    sums = np.array([1.0] * only_a + [-1.0] * only_b + [0.0] * 100) / (only_a + only_b + 100)
+    found = mean_test([sums])
+    assert found.higher == (only_a > only_b)
+    assert found.pvalue == pytest.approx(mcnemar_exact(only_a, only_b), rel=1e-9)
+
+
+def test_a_small_column_weighs_no_more_in_the_test_of_a_mean_than_it_may() -> None:
+    # Five of 30 questions, all one way, beside a benchmark that shows nothing: 2 / 2^5.
+    small, still = np.array([1 / 30] * 5 + [0.0] * 25), np.zeros(1319)
+    assert mean_test([small, still]).pvalue == pytest.approx(1 / 16)
+    columns = (column("g", PASS1), column("a", PASS1), column("m", PASS1, mean_of=("g", "a")))
+    rows = {("g", PASS1): hits(600, 1319)}
+    entries = [entry(str(n), {**rows, ("a", PASS1): hits(n, 30)}) for n in (0, 5, 6)]
+    of = board(*columns, rank_by=("m",))
+    assert ranks(table(of, *entries[:2]).rows) == {"0": 1, "5": 1}
+    assert ranks(table(of, entries[0], entries[2]).rows) == {"6": 1, "0": 2}
+
+
+def test_the_test_of_a_mean_is_right_by_every_flip() -> None:
+    rng = np.random.default_rng(3)
+    for sizes in ((4, 3), (6, 2, 2), (10,)):
+        parts = [rng.choice((0.25, 0.5, 1), n) * rng.choice((-1, 1), n) / (n + 1) for n in sizes]
+        every = np.concatenate(parts)
+        flips = np.array(list(product((-1, 1), repeat=len(every)))) @ np.abs(every)
+        wanted = np.mean(np.abs(flips) >= abs(every.sum()) - 1e-12)
+        assert flips_pvalue(every) == pytest.approx(min(1, wanted))
+
+
+def test_sums_that_are_too_many_to_count_are_drawn() -> None:
+    rng = np.random.default_rng(4)
+    sizes = rng.random(40) / 40
+    values = sizes * np.where(np.arange(40) % 9 < 5, 1, -1)
+    score = abs(values.sum()) / sqrt(float((values**2).sum()))
+    assert flips_pvalue(values) == pytest.approx(erfc(score / sqrt(2)), rel=0.1)
+    assert flips_pvalue(values) == flips_pvalue(values)
+
+
+def test_equal_rows_of_unequal_columns_are_told_apart_no_more_often_than_alpha() -> None:
+    rng = np.random.default_rng(5)
+    wrong, times = 0, 800
+    for _ in range(times):
+        small = rng.choice((-1, 1), rng.binomial(30, 0.3)) / 30
+        large = rng.choice((-1, 1), rng.binomial(400, 0.1)) / 400
+        wrong += flips_pvalue(np.concatenate([small, large])) <= 0.05
+    assert 0.02 < wrong / times <= 0.05 + 2 * sqrt(0.05 * 0.95 / times)
 
 
 def test_equal_rows_of_a_mean_are_never_told_apart() -> None:
-    pair = paired([1, 0, 1], [1, 0, 1], [0, 1, 2], [1, 1, 1])
-    assert mean_test([pair, pair]) == (1.0, 0)
+    assert mean_test([np.zeros(3), np.zeros(3)]) == (1.0, 0)
+    assert mean_test([np.array([0.5, 0.0]), np.array([-0.5, 0.0])]) == (1.0, 0)
+
+
+def test_a_few_shared_prompts_decide_nothing() -> None:
+    worst, best = (
+        entry("worst", {("a", ASR): hits(190, 200)}),
+        entry("best", {("a", ASR): hits(2, 200)}),
+    )
+    rows = worst.outcomes.rows[0]
+    for shared in (1, 100, 159, 160, 200):
+        names = [rows.hashes[n * 12 : n * 12 + 12] for n in range(200)]
+        names = names[:shared] + [f"{'f' * 8}{n:04x}" for n in range(200 - shared)]
+        other = replace(rows, hashes="".join(names))
+        moved = replace(worst, outcomes=replace(worst.outcomes, rows=(other,)))
+        bench = Bench(ONE, [numbers_of(ONE, best), numbers_of(ONE, moved)])
+        assert (bench._matched(0, 1, "a") is None) is (shared < 160)
+        assert ranks(table(ONE, best, moved).rows) == {"best": 1, "worst": 2}
 
 
 def test_a_mean_has_the_mean_of_its_columns_and_an_interval() -> None:
@@ -220,6 +279,33 @@ def test_no_two_numbers_of_one_column_have_different_protocols() -> None:
     assert [[row.label for row in each.rows] for each in found.tables] == [["x", "z"], ["y"]]
     assert "1 entries fit the board's protocol but differ" in found.notes[0]
     assert found.tables[1].title == "Other protocol: other prompts or versions"
+
+
+def test_entries_that_others_join_to_the_boards_table_are_in_it() -> None:
+    of = board(*(column(key) for key in "abcd"), rank_by=("d",))
+    entries = [
+        *(entry(f"z{n}", {("a", ASR): hits(20, 200), ("b", ASR): hits(1, 20)}) for n in range(3)),
+        entry("bad", {("d", ASR): hits(190, 200)}),
+        entry("good", {("c", ASR): hits(1, 20), ("d", ASR): hits(2, 200)}),
+        entry("link", {("b", ASR): hits(1, 20), ("c", ASR): hits(1, 20)}),
+    ]
+    found = standing(of, entries)
+    assert len(found.tables) == 1
+    assert found.notes == ()
+    ranked = ranks(found.tables[0].rows)
+    assert (ranked["good"], ranked["bad"], ranked["link"]) == (1, 2, None)
+
+
+def test_entries_of_other_protocols_stand_together_by_way_of_others() -> None:
+    of = board(*(column(key) for key in "abc"), require={"rollouts": 9})
+    entries = [
+        entry("x", {("a", ASR): hits(1, 20)}),
+        entry("y", {("c", ASR): hits(1, 20)}),
+        entry("z", {("b", ASR): hits(1, 20)}),
+        entry("link", {("a", ASR): hits(1, 20), ("c", ASR): hits(1, 20)}),
+    ]
+    groups = [[row.label for row in each.rows] for each in standing(of, entries).tables]
+    assert [sorted(each) for each in groups] == [[], ["link", "x", "y"], ["z"]]
 
 
 def test_another_judge_is_another_protocol_and_a_label_is_not_believed() -> None:

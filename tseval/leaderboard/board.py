@@ -137,8 +137,8 @@ def _column_faults(board: Board, column: Column, keys: list[str]) -> Iterator[st
     if column.mean_of:
         if len(set(column.mean_of)) < max(2, len(column.mean_of)):
             yield f"{where} is the mean of fewer than two columns, or of one twice"
-        if column.judge or column.group or column.require:
-            yield f"{where} is a mean: its judge, group and require are those of its columns"
+        if column.judge or column.group or column.require or column.rows:
+            yield f"{where} is a mean: its judge, group, rows and require are those of its columns"
         for part in column.mean_of:
             if part not in keys:
                 yield f"{where} is the mean of {part!r}, which is no column"
@@ -151,6 +151,8 @@ def _column_faults(board: Board, column: Column, keys: list[str]) -> Iterator[st
         if column.unit != "share":
             yield f"{where} is a mean of other numbers than shares"
         return
+    if column.rows < 0:
+        yield f"{where} has {column.rows} rows"
     if not column.benchmark or not column.metric:
         yield f"{where} needs both a benchmark and a metric"
     if column.group == "average":

@@ -1,5 +1,6 @@
 """The numbers of an entry on a board, and whether they were measured as the board wants it."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -11,6 +12,9 @@ from tseval.types import Estimate, Score
 
 from .board import flat
 from .records import Board, Cell, Column, Entry
+
+_HASH = re.compile(r"[0-9a-f]{40,64}")
+_SHOWN_DIGITS = 12
 
 
 class Numbers(NamedTuple):
@@ -129,7 +133,9 @@ def _same(found: Any, wanted: Any) -> bool:
 
 
 def _said(value: Any) -> str:
-    return "not there" if value is None else str(value)
+    said = "not there" if value is None else str(value)
+    # Of a hash, the beginning tells it from others.
+    return said[:_SHOWN_DIGITS] if _HASH.fullmatch(said) else said
 
 
 def _blank(column: Column, why: str) -> Cell:

@@ -14,14 +14,15 @@ import msgspec
 from msgspec import Struct
 
 from tseval.errors import ConfigError
-from tseval.outcomes import key_of
-from tseval.protocol import Protocol, differing, fingerprint
+from tseval.outcomes import MISSING, key_of
+from tseval.protocol import PROTOCOL_SCHEMA, Protocol, differing, fingerprint
 from tseval.types import Score
 
-from .cells import misfits, numbers_of
-from .entry import decode, digest_of, text_faults
+from .cells import Numbers, misfits, numbers_of
+from .entry import decode, digest_of, label_faults
 from .recompute import RATES, outcome_faults, score_faults
 from .records import Board, Entry
+from .texts import text_faults
 
 Severity = Literal["error", "protocol", "remark"]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -90,20 +91,25 @@ def check_data(data: bytes, name: str, board: Board | None = None) -> Checked:
 def check_together(board: Board | None, every: Sequence[Checked]) -> list[Checked]:
     """Add what is wrong with entries beside each other: duplicates, and rows that differ."""
     extra: dict[int, list[tuple[Severity, str]]] = {place: [] for place in range(len(every))}
-    subjects: dict[Any, str] = {}
+    subjects: dict[str, list[tuple[str, dict[Any, str]]]] = {}
     labels: dict[str, str] = {}
+    prompts: dict[tuple[str, str], str] = {}
     rows: dict[str, tuple[str, str]] = {}
     for place, each in enumerate(every):
         entry = each.entry
         if entry is None or not each.is_sound:
             continue
-        for key, known, what in (
-            (_subject_key(board, entry), subjects, "the same subject under the same protocol"),
-            (entry.label, labels, f"the same label, {entry.label!r},"),
-        ):
-            if known.setdefault(key, each.name) != each.name:
-                message = f"{what} is in {known[key]}: keep one of them"
-                extra[place].append(("error", message))
+        prints, before = _prints(board, entry), subjects.setdefault(_subject(entry), [])
+        same = [name for name, theirs in before if _alike(theirs, prints)]
+        before.append((each.name, prints))
+        if same:
+            message = f"the same subject under the same protocol is in {same[0]}: keep one of them"
+            extra[place].append(("error", message))
+        called = entry.label.strip().casefold()
+        if labels.setdefault(called, each.name) != each.name:
+            message = f"the same label, {entry.label!r}, is in {labels[called]}"
+            extra[place].append(("error", f"{message}: keep one of them"))
+        extra[place] += _prompt_faults(entry, each.name, prompts)
         extra[place] += _row_faults(entry, each.name, rows)
     return [
         msgspec.structs.replace(
@@ -156,13 +162,14 @@ def _form_faults(entry: Entry, raw: Any) -> Iterator[str]:
         yield f"the field {place!r} is unknown"
     if digest_of(raw) != entry.digest:
         yield "the digest does not fit: the entry was changed after it was made"
-    yield from text_faults(entry)
+    yield from label_faults(entry)
+    yield from dict.fromkeys(text_faults(entry))
     try:
         date.fromisoformat(entry.date)
     except ValueError:
         yield f"the date {entry.date!r} is no day such as 2026-01-31"
     missing = [n for n in ("run.json", "scores.json", "outcomes.json") if n not in entry.files]
-    if missing and any(series for series in entry.outcomes.series):
+    if missing:
         yield f"the hashes of {', '.join(missing)} are missing"
     for name, value in entry.files.items():
         if not _SHA256.fullmatch(value):
@@ -191,6 +198,9 @@ def _protocol_faults(entry: Entry) -> Iterator[str]:
         if fingerprint(fields) != name:
             yield f"the protocol {name} has the fingerprint {fingerprint(fields)}: it was changed"
             continue
+        if fields.get("schema") != PROTOCOL_SCHEMA:
+            # What its fields mean, and which there are, is known of this one alone.
+            yield f"the protocol {name} has another schema than {PROTOCOL_SCHEMA}"
         if name not in used:
             yield f"the protocol {name} is no score's"
         try:
@@ -199,7 +209,8 @@ def _protocol_faults(entry: Entry) -> Iterator[str]:
             yield f"the protocol {name} is none: {error}"
             continue
         extra = differing(msgspec.json.decode(msgspec.json.encode(protocol.canonical())), fields)
-        if extra and fields.get("schema") == protocol.canonical()["schema"]:
+        extra = [each for each in extra if each != "schema"]
+        if extra:
             yield f"the protocol {name} has fields that none has: {', '.join(extra[:4])}"
 
 
@@ -246,6 +257,8 @@ def _score_faults(entry: Entry, score: Score) -> Iterator[str]:
     estimate = score.estimate
     if estimate is not None and not estimate.low <= estimate.high:
         yield f"its interval ends below where it begins: [{estimate.low}, {estimate.high}]"
+    elif estimate is not None and not estimate.low <= estimate.value <= estimate.high:
+        yield f"{estimate.value} lies outside its interval [{estimate.low}, {estimate.high}]"
     if score.n < 0 or any(count < 0 for count in score.excluded.values()):
         yield "it has counts below 0"
 
@@ -255,7 +268,7 @@ def _has_rows(entry: Entry, score: Score) -> bool:
 
 
 def _size_faults(entry: Entry) -> Iterator[str]:
-    """Say where there are more rows than the protocol asks for."""
+    """Say where there are more rows than the protocol asks for, or fewer of them."""
     for series in entry.outcomes.series:
         fields = entry.protocols.get(series.fingerprint, {})
         if series.metric not in RATES or series.benchmark.startswith("lm-eval/"):
@@ -267,6 +280,11 @@ def _size_faults(entry: Entry) -> Iterator[str]:
             yield f"{name}: {len(rollouts)} rows, but its protocol's limit is {limit}"
         if isinstance(most, int) and max(rollouts, default=0) > most:
             yield f"{name}: {max(rollouts)} rollouts of a row, but its protocol has {most}"
+        elif isinstance(most, int) and not fields.get("settings"):
+            # A rollout that failed is excluded, with its reason: none is just not there.
+            lost = most * len(rollouts) - sum(rollouts) + series.codes.count(MISSING)
+            if lost:
+                yield f"{name}: {lost} rollouts are missing, and are not among the excluded ones"
 
 
 # -- beside a board, and beside others
@@ -280,28 +298,66 @@ def _board_problems(board: Board, entry: Entry, name: str) -> Iterator[Problem]:
         return
     for key, score in numbers.scores.items():
         column = board.column(key)
+        own = score.benchmark.startswith("lm-eval/")
+        if score.metric in RATES and not own and not _has_rows(entry, score):
+            message = f"{key}: it is a rate over rows, and has no outcomes"
+            yield Problem(entry=name, severity="error", message=message)
         if (score.higher_is_better, score.unit) != (column.higher_is_better, column.unit):
             message = f"{key}: its better end or its unit is not that of the board's column"
             yield Problem(entry=name, severity="error", message=message)
     faults = misfits(board, numbers)
+    if not faults:
+        yield from _lost_rows(board, numbers, name)
     if faults:
         severity: Severity = "remark" if entry.demonstration else "protocol"
         message = f"stands in a table of its own: {'; '.join(faults)}"
         yield Problem(entry=name, severity=severity, message=message)
 
 
-def _subject_key(board: Board | None, entry: Entry) -> Any:
-    """Say what an entry is of; equal for two that a board must not have both of."""
+def _lost_rows(board: Board, numbers: Numbers, name: str) -> Iterator[Problem]:
+    """Say where there are other rows than the board's benchmark has: some were left out."""
+    outcomes = numbers.entry.outcomes
+    rows = {each.key: len(outcomes.rows[each.rows].rollouts) for each in outcomes.series}
+    for key, score in numbers.scores.items():
+        wanted, found = board.column(key).rows, rows.get(key_of(score))
+        if wanted and not score.partial and found not in (None, wanted):
+            message = f"{key}: {found} rows, but the whole of it has {wanted}"
+            yield Problem(entry=name, severity="error", message=message)
+
+
+def _subject(entry: Entry) -> str:
+    """Say what an entry is of, whatever it was measured with."""
+    return fingerprint([entry.identity, entry.intervention, entry.system_prompt_hash])
+
+
+def _prints(board: Board | None, entry: Entry) -> dict[Any, str]:
+    """Give the protocols of an entry's numbers, of those that the board has."""
     if board is not None:
-        prints = {*numbers_of(board, entry).fingerprints.values()}
-    else:
-        prints = {score.fingerprint for score in entry.scores}
-    subject = {
-        "identity": entry.identity,
-        "under": (entry.intervention, entry.system_prompt_hash),
-        "prints": sorted(prints),
+        return dict(numbers_of(board, entry).fingerprints)
+    return {key_of(score): score.fingerprint for score in entry.scores}
+
+
+def _alike(one: dict[Any, str], other: dict[Any, str]) -> bool:
+    """Whether two entries could stand in one table with a number of the same protocol."""
+    shared = one.keys() & other.keys()
+    return bool(shared) and all(one[key] == other[key] for key in shared)
+
+
+def _prompt_faults(
+    entry: Entry, name: str, known: dict[tuple[str, str], str]
+) -> Iterator[tuple[Severity, str]]:
+    """Say whose prompts of a benchmark are not those of entries before it."""
+    read = {
+        score.benchmark: str(entry.protocols.get(score.fingerprint, {}).get("content_hash", ""))
+        for score in entry.scores
+        if score.metric in RATES
     }
-    return fingerprint(subject)
+    for benchmark, content in read.items():
+        others = [where for (b, c), where in known.items() if b == benchmark and c != content]
+        if others:
+            said = f"{benchmark}: its prompts (content_hash {content[:12]}) are not those of"
+            yield "remark", f"{said} {others[0]}: they stand in tables of their own"
+        known.setdefault((benchmark, content), name)
 
 
 def _row_faults(

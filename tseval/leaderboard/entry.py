@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from .records import ENTRY_SCHEMA, Board, Entry
 MOST_LABEL = 120
 MOST_NOTE = 1000
 # Characters that act on a terminal or a page instead of being shown on it.
-_ACTING = re.compile(
+ACTING = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 _WHOLE = ("run.json", "scores.json", "outcomes.json", "measurements.json")
@@ -73,14 +74,14 @@ def submit(
             demonstration=demonstration,
             tseval_version=manifest.versions.get("tseval", ""),
             commit=commit_here(),
-            date=manifest.legs[-1].started[:10] if manifest.legs else "",
+            date=_ended(manifest),
             scores=scores,
             protocols=_protocols(scorecard, scores),
             outcomes=OutcomeBook().packed(scores, folder.outcomes()),
             files=dict(hashed_files(run)),
         )
     )
-    for fault in text_faults(entry):
+    for fault in label_faults(entry):
         raise ConfigError(fault, hint="give --label and --note other words")
     if board is not None and not numbers_of(board, entry).scores:
         wanted = dict.fromkeys(column.benchmark for column in board.columns if column.benchmark)
@@ -122,12 +123,21 @@ def _subject_fields(manifest: Manifest, scorecard: Scorecard) -> dict[str, Any]:
     }
 
 
+def _ended(manifest: Manifest) -> str:
+    """Give the day on which a run's last leg ended, in UTC; '' of a run without legs."""
+    if not manifest.legs:
+        return ""
+    last = manifest.legs[-1]
+    ended = datetime.fromisoformat(last.started) + timedelta(seconds=last.seconds)
+    return (ended.astimezone(UTC) if ended.tzinfo else ended).date().isoformat()
+
+
 def _label(scorecard: Scorecard, spec: RunSpec) -> str:
     under = [spec.intervention] if spec.intervention else []
     if scorecard.system_prompt_hash:
         under.append(f"system prompt {scorecard.system_prompt_hash[:6]}")
     named = " under ".join(filter(None, (scorecard.subject.name, " and ".join(under))))
-    return _ACTING.sub("\ufffd", named)[:MOST_LABEL]
+    return ACTING.sub("\ufffd", named)[:MOST_LABEL]
 
 
 def _protocols(scorecard: Scorecard, scores: tuple[Score, ...]) -> dict[str, dict[str, Any]]:
@@ -171,15 +181,15 @@ def _git(*command: str) -> str:
     return done.stdout.strip()
 
 
-def text_faults(entry: Entry) -> Iterator[str]:
-    """Say what of an entry's free texts cannot be shown."""
+def label_faults(entry: Entry) -> Iterator[str]:
+    """Say what of an entry's label and note cannot be shown."""
     if not entry.label.strip():
         yield "the label is empty"
     for name, most in (("label", MOST_LABEL), ("note", MOST_NOTE)):
         text: str = getattr(entry, name)
         if len(text) > most:
             yield f"the {name} has {len(text)} characters, at most {most} are shown"
-        if _ACTING.search(text):
+        if ACTING.search(text):
             yield f"the {name} holds control or direction characters"
 
 

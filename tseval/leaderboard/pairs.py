@@ -1,22 +1,26 @@
 """Tests between the rows of a table: which of two is shown to be higher in a column.
 
-Paired where both entries have outcomes, prompt by prompt; else from the two intervals.
-
-Letters: of column j of a mean, d_j is the paired difference, n_j its prompts, N_j its effective
-pairs, and p10_j, p01_j the shares of discordant pairs (see ``stats_paired``).
+Paired where both entries have outcomes of the same prompts, prompt by prompt; else from the two
+intervals.
 """
 
-from math import sqrt
 from typing import NamedTuple
 
-from tseval.compare import match_means
+import numpy as np
+from numpy.typing import NDArray
+
+from tseval.compare import Matched, match_means
 from tseval.row_means import Means, means_of
 from tseval.stats_compare import independent
-from tseval.stats_paired import Paired
 from tseval.types import Estimate
 
 from .cells import Numbers
+from .flips import flips_pvalue
 from .records import Board, Cell, Column
+
+# Share of the smaller one's prompts that both must have for a paired test: a few that happen to be
+# shared say little of the rates that are shown.
+_SHARED = 0.8
 
 
 class Tested(NamedTuple):
@@ -43,18 +47,24 @@ class Bench:
         """Test two rows, by their places, in a column in which both have a value."""
         column = self.board.column(key)
         parts = column.mean_of or (key,)
-        pairs = [self._paired(first, second, part) for part in parts]
+        pairs = [self._matched(first, second, part) for part in parts]
         known = [pair for pair in pairs if pair is not None]
         if len(known) < len(parts):
             one, other = (self.numbers[place].cells[key] for place in (first, second))
             return _apart(one, other)
         if not column.mean_of:
-            return Tested(known[0].pvalue, _sign(known[0].difference))
-        return mean_test(known)
+            pair = known[0].paired()
+            return Tested(pair.pvalue, _sign(pair.difference))
+        return mean_test([cluster_sums(each) for each in known])
 
-    def _paired(self, first: int, second: int, key: str) -> Paired | None:
-        matched = match_means(self._means(second, key), self._means(first, key))
-        return matched.paired() if matched is not None and matched.samples else None
+    def _matched(self, first: int, second: int, key: str) -> Matched | None:
+        """Match the prompts of two rows; None where they have too few in common."""
+        before, after = self._means(second, key), self._means(first, key)
+        matched = match_means(before, after)
+        if matched is None or before is None or after is None:
+            return None
+        smaller = min(len(before.samples), len(after.samples))
+        return matched if smaller and len(matched.samples) >= _SHARED * smaller else None
 
     def _means(self, place: int, key: str) -> Means | None:
         if (place, key) not in self._rows:
@@ -63,28 +73,28 @@ class Bench:
         return self._rows[place, key]
 
 
-def mean_test(parts: list[Paired]) -> Tested:
-    """Test a mean of columns by the score statistic of its paired differences.
+def cluster_sums(matched: Matched) -> NDArray[np.float64]:
+    """Give what each cluster of a column adds to the difference of its means: float [clusters]."""
+    _, place = np.unique(np.asarray(matched.clusters), return_inverse=True)
+    changes = np.asarray(matched.after) - np.asarray(matched.before)
+    return np.bincount(place, weights=changes) / len(changes)
 
-    Z = (|sum d_j| - c) / sqrt(sum (p10_j + p01_j) / N_j): as McNemar's statistic for one column,
-    with its continuity correction c, the smallest step that a prompt makes, min 1 / n_j. The
-    variance is that under no difference in any column, which is the larger one where columns
-    differ in opposite ways. Student's quantile on the fewest degrees of freedom where clusters'
-    spread had to be estimated.
 
-    Source: Edwards (1948), Psychometrika 13:185, for the correction.
+def mean_test(columns: list[NDArray[np.float64]]) -> Tested:
+    """Test a mean of columns by flipping the signs of their clusters.
+
+    Under no difference in any column each cluster of each column is as likely to favour the one
+    row as the other, so the p-value is the share of all sign flips whose total is as far from 0 as
+    the one found: at most alpha of equal rows are told apart at alpha, also where one column is
+    much smaller than the others. For one column of yes and no it is McNemar's exact test.
+
+    Args:
+        columns: Of each, float [clusters]; what each cluster adds to the difference of the means.
     """
-    total = sum(part.difference for part in parts)
-    variance = sum((part.only_a + part.only_b) / part.pairs for part in parts)
-    if variance <= 0 or total == 0:
-        return Tested(1.0, 0)
-    step = min(1 / part.prompts for part in parts)
-    score = max(0.0, abs(total) - step) / sqrt(variance)
-    freedoms = [part.freedom for part in parts if part.freedom is not None]
-    from scipy.special import ndtr, stdtr
-
-    tail = float(stdtr(min(freedoms), -score) if freedoms else ndtr(-score))
-    return Tested(min(1.0, 2 * tail), _sign(total))
+    every = np.concatenate(columns)
+    total = float(every.sum())
+    found = flips_pvalue(every)
+    return Tested(found, _sign(total) if found < 1 else 0)
 
 
 def _apart(one: Cell, other: Cell) -> Tested:

@@ -41,8 +41,8 @@ def standing(board: Board, entries: Sequence[Entry], reported: Sequence[Row] = (
     shown = [each for each in every if each.scores]
     names = _Names(reported)
     fitting = [each for each in shown if not misfits(board, each)]
-    main, *further = _alike(fitting) or [[]]
-    others = _alike([each for each in shown if each not in main])
+    main, *further = _alike(fitting, apart=False) or [[]]
+    others = _alike([each for each in shown if each not in main], apart=True)
     if further:
         notes.append(
             f"{sum(map(len, further))} entries fit the board's protocol but differ from the others"
@@ -62,18 +62,28 @@ def _ordered(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.label.casefold(), entry.date, entry.digest))
 
 
-def _alike(numbers: list[Numbers]) -> list[list[Numbers]]:
-    """Group entries so that every column of a group has one protocol; larger groups first."""
+def _alike(numbers: list[Numbers], *, apart: bool) -> list[list[Numbers]]:
+    """Group entries so that every column of a group has one protocol; larger groups first.
+
+    Args:
+        numbers: The entries.
+        apart: Whether entries that share no column stay apart, as nothing says that they were
+            measured alike.
+    """
     left, groups = list(numbers), []
     while left:
         prints = [each.fingerprints for each in left]
         counts = [sum(_agree(one, other) for other in prints) for one in prints]
-        seed = max(range(len(left)), key=lambda n: (counts[n], len(prints[n]), -n))
-        known, group = dict(prints[seed]), [seed]
-        for place, found in enumerate(prints):
-            if place != seed and _agree(known, found):
-                known |= found
-                group.append(place)
+        order = sorted(range(len(left)), key=lambda n: (-counts[n], -len(prints[n]), n))
+        known, group = dict(prints[order[0]]), {order[0]}
+        # Whoever joins brings columns that let others join: until nobody does.
+        while joining := [n for n in order if n not in group and _agree(known, prints[n])]:
+            known |= prints[joining[0]]
+            group.add(joining[0])
+        for place in () if apart else order:
+            if place not in group and not known.keys() & prints[place].keys():
+                known |= prints[place]
+                group.add(place)
         groups.append([left[place] for place in sorted(group)])
         left = [each for place, each in enumerate(left) if place not in group]
     return groups

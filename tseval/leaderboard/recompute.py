@@ -33,8 +33,16 @@ _COUNTS: dict[str, dict[str, float]] = {
     | {"none": 1.0, "empty": 0.0, "degenerate": 0.0},
     "asr_harmful": {"harmful": 1.0, "unharmful": 0.0, "empty": 0.0, "degenerate": 0.0},
     "orr": dict.fromkeys(_REFUSALS, 1.0) | {"none": 0.0, "empty": 0.0, "degenerate": 0.0},
-    "pass_at_1": {"correct": 1.0, "wrong": 0.0},
+    "pass_at_1": {"correct": 1.0}
+    | dict.fromkeys(("wrong", "no-answer", "truncated", "unclosed"), 0.0),
 }
+# Why a rollout left the denominator; a trace that never closed does so under one of the rules.
+_LOST = (*EXCLUDING, "overlong", "no-trace")
+_UNCLOSED = "unclosed"
+# Of panels with soft votes, where no label has more than half of them.
+_SPLIT = "split"
+# Of means over rows whose values are numbers, not names.
+_VALUES = ("value", "excluded", "prompts")
 _DIGITS = 12
 _HASHES = re.compile(r"[0-9a-f]*")
 # A rollout that is not there.
@@ -71,17 +79,32 @@ def outcome_faults(outcomes: Outcomes, scores: tuple[Score, ...]) -> Iterator[st
 
 def _legend_faults(series: Series) -> Iterator[str]:
     counts = _COUNTS.get(series.metric, {})
+    # An answer that never came is wrong; a text that no judge was shown has no verdict.
+    lost = _LOST if _UNCLOSED in counts else (*_LOST, _UNCLOSED)
     if any(len(code) != 1 or code == _MISSING for code in series.legend):
         yield "its legend explains other things than characters"
+    yield from _name_faults(series)
     for outcome, value in series.legend.values():
         if value is not None and not 0 <= value <= 1:
             yield f"an outcome counts {value}, expected a number from 0 to 1"
-        elif value is not None and outcome in EXCLUDING:
+        elif value is not None and outcome in lost:
             yield f"{outcome!r} counts {value}, but such rows have no verdict"
         elif value is None and outcome in counts:
             yield f"{outcome!r} rows are left out, but they are part of the rate"
         elif value in (0.0, 1.0) and counts.get(outcome, value) != value:
             yield f"{outcome!r} counts {value:g}, which is the opposite of what it is"
+
+
+def _name_faults(series: Series) -> Iterator[str]:
+    """Say which outcomes have names that no score of tseval has: a name can hold any text."""
+    known = {*_COUNTS.get(series.metric, {}), *_LOST, _UNCLOSED, _SPLIT}
+    if series.benchmark.startswith("lm-eval/"):
+        known = {*_VALUES}
+    elif series.metric not in _COUNTS:
+        known = {*_LOST, _UNCLOSED, _SPLIT, *_VALUES}.union(*_COUNTS.values())
+    unknown = sum(outcome not in known for outcome, _ in series.legend.values())
+    if unknown:
+        yield f"{unknown} of its outcomes have names that {series.metric} does not have"
 
 
 def score_faults(outcomes: Outcomes, found: Score) -> Iterator[str]:

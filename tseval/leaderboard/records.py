@@ -24,6 +24,7 @@ class Column(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         unit: How values are printed.
         better: Which end is better.
         require: Protocol fields of this column, beside the board's.
+        rows: Rows of the whole benchmark that the number is of; 0: the board does not say.
         note: What a reader has to know of it.
     """
 
@@ -37,6 +38,7 @@ class Column(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unit: Unit = "share"
     better: Better = "lower"
     require: dict[str, Any] = {}
+    rows: int = 0
     note: str = ""
 
     @property

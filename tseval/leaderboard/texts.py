@@ -1,0 +1,94 @@
+"""What an entry's strings may hold: names and hashes, and no room for a prompt or an answer.
+
+An entry is public and nobody's texts are to be in it, so every string that is not one of a few
+known ones is short, and what is a name looks like one.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tseval.types import Score
+
+from .entry import ACTING
+from .recompute import RATES
+from .records import Entry
+
+_MOST = 300
+# Shapes of conversations, and settings, are longer than names are.
+_MOST_PROTOCOL = 2000
+_MOST_TITLE = 60
+_SHOWN = 40
+# These hold hashes, or one character a rollout, and are checked as such.
+_PACKED = ("hashes", "clusters", "codes")
+_NOTE = re.compile(r"[a-z0-9][a-z0-9:_-]{0,31}")
+_REASON = re.compile(r"[A-Za-z0-9][A-Za-z0-9 :_-]{0,31}")
+_FACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,39}")
+
+
+def text_faults(entry: Entry) -> Iterator[str]:
+    """Say which of an entry's strings are too long, or hold what names do not."""
+    from msgspec import to_builtins
+
+    fields = to_builtins(entry)
+    for name in ("label", "note"):
+        # These are their author's words, and have limits of their own.
+        del fields[name]
+    yield from _long(fields, "", _MOST)
+    yield from _acting(fields, "")
+    for name, value in entry.execution.items():
+        if not _FACT.fullmatch(name):
+            yield f"execution: {_cut(name)} is no name of a fact"
+        if "://" in value or value.startswith("/"):
+            yield f"execution: {_cut(name)} names a server or a place on a disk"
+    for score in entry.scores:
+        yield from _score_faults(score)
+
+
+def _score_faults(score: Score) -> Iterator[str]:
+    name = " ".join(filter(None, (score.benchmark, score.metric)))
+    if score.title and (score.metric in RATES or len(score.title) > _MOST_TITLE):
+        yield f"{_cut(name)}: its title {_cut(score.title)} is not the metric's"
+    for note in score.judge_notes:
+        if not _NOTE.fullmatch(note):
+            yield f"{_cut(name)}: {_cut(note)} is no remark of a judge"
+    for reason in (*score.excluded, *score.outcomes):
+        if not _REASON.fullmatch(reason):
+            yield f"{_cut(name)}: {_cut(reason)} is no outcome"
+
+
+def _long(value: Any, where: str, most: int) -> Iterator[str]:
+    if isinstance(value, str):
+        if len(value) > most:
+            yield f"{where} holds a text of {len(value)} characters, at most {most} may be there"
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if len(key) > _MOST:
+                yield f"{where} holds a name of {len(key)} characters, at most {_MOST} may be there"
+            elif key not in _PACKED or where != "outcomes":
+                below = where or key
+                yield from _long(each, below, _MOST_PROTOCOL if below == "protocols" else most)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _long(each, where, most)
+
+
+def _acting(value: Any, where: str) -> Iterator[str]:
+    if isinstance(value, str):
+        # Templates of conversations have lines.
+        text = value.replace("\n", "") if where == "protocols" else value
+        if ACTING.search(text):
+            yield f"{where} holds control or direction characters"
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if len(key) > 1:
+                yield from _acting(key, where or "a field")
+            if key not in _PACKED or where != "outcomes":
+                yield from _acting(each, where or key)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _acting(each, where)
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
