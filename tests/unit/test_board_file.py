@@ -202,6 +202,28 @@ def test_the_boards_that_ship_want_what_their_presets_do(name: str, protocol: st
         assert (both["text"], both["rollouts"]) == (wanted.text, wanted.rollouts)
 
 
+@pytest.mark.parametrize("name", ["safety-reasoning", "deliberation"])
+def test_the_boards_that_ship_pin_what_their_benchmarks_and_judges_are(name: str) -> None:
+    registry = load_registry()
+    found = read_board(find_board(name, registry))
+    for each in found.columns:
+        if each.mean_of:
+            continue
+        card = registry.benchmarks[each.benchmark].card
+        wanted = {**found.require, **each.require}
+        assert wanted["benchmark_version"] == card.version, each.key
+        if each.judge:
+            assert wanted["judge.version"] == registry.judges[each.judge].card.version
+        known = getattr(card, "content_hash", "")
+        assert wanted.get("content_hash", "") == known
+        if hasattr(card, "answer_tokens"):
+            tokens = preset("ri2026" if name == "deliberation" else "thinksafe").answer_tokens
+            assert wanted["sampling.answer_tokens"] == (tokens or card.answer_tokens)
+        # Of both classes a metric counts one: the 250 safe prompts of XSTest.
+        rows = 250 if each.benchmark == "xstest" else card.expected_rows if known else 0
+        assert each.rows == (rows if known else 0), each.key
+
+
 # -- reported figures
 
 
