@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,31 @@ def test_the_workflow_checks_entries_and_publishes_without_write_access(tmp_path
     assert "tseval leaderboard build" in commands
     used = [step["uses"] for step in steps if "uses" in step]
     assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", each) for each in used)
+
+
+@pytest.mark.parametrize(("said", "passes"), [(0, True), (4, True), (1, False), (2, False)])
+def test_the_workflow_goes_on_with_entries_of_other_protocols_only(
+    said: int, passes: bool, tmp_path: Path
+) -> None:
+    import yaml
+
+    write_board([standing()], tmp_path)
+    found: dict[Any, Any] = yaml.safe_load((tmp_path / WORKFLOW).read_text())
+    (step,) = (s for s in found["jobs"]["check"]["steps"] if s.get("name") == "Check the entries")
+    folder = tmp_path / "leaderboards" / "b"
+    folder.mkdir(parents=True)
+    (folder / "board.toml").write_text("")
+    command = tmp_path / "tseval"
+    command.write_text(f"#!/bin/sh\nexit {said}\n")
+    command.chmod(0o755)
+    # As GitHub runs `shell: bash`.
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        check=False,
+    )
+    assert (done.returncode == 0) is passes
 
 
 # -- hostile texts
