@@ -26,8 +26,8 @@ class Flip(Struct, frozen=True, kw_only=True):
         prompt: Its text.
         before, after: Mean values of its rollouts.
         worse: Whether the change is for the worse; None where neither end is better.
-        answers_before, answers_after: What was answered, one text a rollout; None where a trace
-            never closed.
+        answers_before, answers_after: What was answered, one text for each rollout that there is
+            (a failed one has none); None where a trace never closed.
     """
 
     benchmark: str
@@ -149,4 +149,6 @@ def _texts(folder: RunFolder, wanted: set[_Sample]) -> dict[_Sample, list[Stored
 
 def _answers(rows: list[Stored]) -> Iterator[str | None]:
     for stored in sorted(rows, key=lambda each: each.row.rollout):
-        yield stored.rollout.answer if stored.rollout is not None else None
+        # A failure of the machine is none of the model's doing: it has no answer to show.
+        if stored.rollout is not None:
+            yield stored.rollout.answer

@@ -11,10 +11,12 @@ from typer.testing import CliRunner, Result
 
 from tests.unit.test_runner import Shown, always, spec
 from tseval.cli.app import app
+from tseval.flips import _answers
 from tseval.plugins import load_registry
+from tseval.readback import Row, Stored
 from tseval.runner import run
 from tseval.testing import Call, ScriptedBackend, mixed
-from tseval.types import Thinking
+from tseval.types import Rollout, Thinking
 
 HOSTILE = "<script>alert(1)</script> =cmd|' /C calc'!A0 \x1b[31mred \u202eevil | cell"
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -104,6 +106,16 @@ def test_what_changed_is_shown_with_both_answers_and_nothing_acts(runs: dict[str
     assert flips[0]["worse"] is True
     none = tseval("compare", runs["mixed"], runs["again"], "--flips", 2)
     assert "no sample changed" in none.stdout
+
+
+def test_a_rollout_that_failed_is_not_shown_as_a_trace_that_never_closed() -> None:
+    def stored(number: int, rollout: Rollout | None) -> Stored:
+        row = Row(benchmark="b", sample="s", rollout=number, prompt="p")
+        return Stored(row=row, rollout=rollout, verdicts={})
+
+    unclosed, answered = Rollout(key="0", answer=None), Rollout(key="1", answer="yes")
+    rows = [stored(2, answered), stored(1, None), stored(0, unclosed)]
+    assert list(_answers(rows)) == [None, "yes"]
 
 
 @pytest.mark.parametrize(
