@@ -1,6 +1,7 @@
 """Logs for Inspect, read back with the real package: the same rollouts, verdicts and numbers."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +177,15 @@ def test_inspects_own_commands_open_the_logs(whole: dict[str, Path], tmp_path: P
     assert (bundle / "index.html").is_file()
     listed = [json.loads(each.read_bytes()) for each in bundle.rglob("listing.json")]
     assert sorted(entry["task"] for each in listed for entry in each.values()) == sorted(whole)
+
+
+def test_no_log_says_where_a_server_stands(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    card = json.loads((copy / "scores.json").read_bytes())
+    card["subject"]["identity"]["server"] = "http://10.0.0.7:8000/v1"
+    (copy / "scores.json").write_text(json.dumps(card), encoding="utf-8")
+    for file in logs(copy, tmp_path / "out", redact=True).values():
+        spec = read(file).eval
+        assert spec.model_args["server"] == "(address left out)"
+        assert "10.0.0.7" not in spec.model_dump_json()

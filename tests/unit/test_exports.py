@@ -21,8 +21,8 @@ from tseval.cards import Source
 from tseval.cli.app import app
 from tseval.errors import CapabilityMissing, ConfigError
 from tseval.exports import parquet
-from tseval.exports._common import plain_name, source_of, whole_file
-from tseval.exports.every_eval_ever import EveryEvalEverExporter, Record, _public
+from tseval.exports._common import plain_name, public, source_of, whole_file
+from tseval.exports.every_eval_ever import EveryEvalEverExporter, Record
 from tseval.exports.hf_card import HfCardExporter
 from tseval.exports.parquet import ParquetExporter
 from tseval.runfolder import RunFolder
@@ -282,7 +282,7 @@ def test_a_record_holds_no_address_and_nothing_that_acts(run: Path, tmp_path: Pa
     assert "10.0.0.7" not in text
     assert "(address left out)" in text
     assert "\u202e" not in text
-    assert _public({"a": ["x", {"b": "ws://h"}], "n": 1}) == {
+    assert public({"a": ["x", {"b": "ws://h"}], "n": 1}) == {
         "a": ["x", {"b": "(address left out)"}],
         "n": 1,
     }

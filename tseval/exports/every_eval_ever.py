@@ -18,6 +18,7 @@ from ._common import (
     finished_run,
     known_registry,
     plain_name,
+    public,
     remarks_of,
     source_of,
     times_of,
@@ -246,7 +247,7 @@ def _model(run: Run) -> ModelInfo:
     developer, model = plain_name(developer), plain_name(model)
     details = {
         # An address of a server is nobody's business but its owner's.
-        "identity": _json(_public(subject.identity)),
+        "identity": _json(public(subject.identity)),
         "verified": "yes" if subject.verified else "no",
         "intervention": neutral(run.manifest.spec.intervention),
         "system_prompt_sha256": run.scorecard.system_prompt_hash,
@@ -304,7 +305,7 @@ def _metric(run: Run, score: "Score") -> MetricConfig:
     judge = run.protocol_of(score).get("judge")
     details = {
         "judge": neutral(score.judge),
-        "judge_identity": _json(_public(judge)) if judge else "",
+        "judge_identity": _json(public(judge)) if judge else "",
         "text_judged": f"{run.protocol_of(score).get('text', '')}" if judge else "",
         "metric_version": f"{run.protocol_of(score).get('metric_version', '')}",
         "only_a_member_of_a_panel": "yes" if score.member else "",
@@ -354,17 +355,8 @@ def _generation(protocol: dict[str, Any]) -> GenerationConfig:
         # With 'recommended' decoding the values are each model's own, and not in the protocol. The
         # schema's one limit of tokens is neither that of traces nor that of answers.
         generation_args=GenerationArgs(**given),
-        additional_details={"tseval_protocol": _json(_public(protocol))},
+        additional_details={"tseval_protocol": _json(public(protocol))},
     )
-
-
-def _public(value: Any) -> Any:
-    """Leave out addresses: of a server that a model or a judge was reached at."""
-    if isinstance(value, dict):
-        return {name: _public(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_public(each) for each in value]
-    return "(address left out)" if isinstance(value, str) and "://" in value else value
 
 
 def _json(value: Any) -> str:

@@ -9,7 +9,7 @@ from tseval.errors import CapabilityMissing, ConfigError
 from tseval.loaded import Run, load_run
 from tseval.report.text import neutral
 
-from ._common import plain_name, remarks_of, times_of, version_of, whole_file
+from ._common import plain_name, public, remarks_of, times_of, version_of, whole_file
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalScore
@@ -133,10 +133,10 @@ def _spec(run: Run, benchmark: str, samples: "list[EvalSample]", *, redact: bool
         created=times_of(run).started.isoformat(),
         task=benchmark,
         task_version=version,
-        task_args={"preset": card.preset, "seed": card.seed, "protocols": protocols},
+        task_args={"preset": card.preset, "seed": card.seed, "protocols": public(protocols)},
         dataset=EvalDataset(name=benchmark, samples=len(ids), sample_ids=ids, shuffled=False),
         model=model_name(run),
-        model_args=dict(run.subject.identity),
+        model_args=public(dict(run.subject.identity)),
         # One protocol's values where all share them: a judge's never differ here.
         model_generate_config=GenerateConfig(**_decoding(protocols)),
         config=EvalConfig(limit=spec.limit, epochs=spec.rollouts),
