@@ -235,14 +235,15 @@ def joined_rows(rows: list[str], clusters: list[str], rollouts: list[int]) -> Ro
     Raises:
         TsevalError: A row's name is none that a reader could take out of the table again.
     """
-    for row in rows:
-        if len(row) != _DIGITS or not _HEX.fullmatch(row):
-            raise TsevalError(
-                f"a row is named {row[:40]!r}, expected {_DIGITS} hex digits",
-                hint="a bug of the benchmark: rows are named by tseval.row_hash(id, prompt)",
-            )
+    hashes = "".join(rows)
+    if set(map(len, rows)) - {_DIGITS} or not _HEX.fullmatch(hashes):
+        odd = next(row for row in rows if len(row) != _DIGITS or not _HEX.fullmatch(row))
+        raise TsevalError(
+            f"a row is named {odd[:40]!r}, expected {_DIGITS} hex digits",
+            hint="a bug of the benchmark: rows are named by tseval.row_hash(id, prompt)",
+        )
     return Rows(
-        hashes="".join(rows),
+        hashes=hashes,
         clusters="".join([row_hash("cluster", cluster) for cluster in clusters]),
         rollouts=tuple(rollouts),
     )
