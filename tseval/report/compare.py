@@ -153,7 +153,12 @@ def gate_page(verdict: "Verdict") -> Page:
     ]
     notes += [f"NOT THE SAME PROTOCOL: {name} differs, and was allowed to" for name in allowed]
     if verdict.outcome == "cannot tell":
-        notes.append(f"the policy takes 'cannot tell' for {'pass' if verdict.passed else 'fail'}")
+        missing = any(each.cause == "data" for each in verdict.decisions)
+        notes.append(
+            "data are missing, which no policy takes for a pass"
+            if missing
+            else f"the policy takes 'cannot tell' for {'pass' if verdict.passed else 'fail'}"
+        )
     title = f"Gate: {verdict.outcome.upper()}: {verdict.baseline} → {verdict.candidate}"
     return Page(title, [Section("", headings, rows, right)], notes)
 
