@@ -26,7 +26,10 @@ MANIFEST_SCHEMA = 1
 SCORES_SCHEMA = 1
 DEFAULT_ROOT = Path("runs")
 # Libraries whose versions a number may depend on.
-_LIBRARIES = ("tseval", "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "vllm")
+_LIBRARIES = (
+    *("tseval", "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "vllm"),
+    "lm-eval",
+)
 
 Status = Literal["running", "interrupted", "failed", "incomplete", "complete"]
 

@@ -28,7 +28,7 @@ def command(
     redact: bool | None = option(
         "--redact/--no-redact",
         help="Leave out traces and answers to harmful prompts, and what judges wrote about them"
-        " (the default), or keep them.",
+        " (the default of formats that can), or keep them.",
     ),
     without: list[str] = option("--without", default=[], help="Leave out plugins."),
     debug: bool = option("--debug", default=False, help="Show tracebacks."),

@@ -7,7 +7,6 @@ import json
 import re
 from datetime import datetime
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +126,9 @@ def _about(folder: RunFolder) -> dict[str, Any]:
             "fewshot_seed": 1234,
         },
         "date": _started(folder).timestamp(),
-        "lm_eval_version": _version("lm-eval"),
-        "transformers_version": _version("transformers"),
-        "tseval_version": _version("tseval"),
+        "lm_eval_version": manifest.versions.get("lm-eval", ""),
+        "transformers_version": manifest.versions.get("transformers", ""),
+        "tseval_version": manifest.versions.get("tseval", ""),
         "model_source": "tseval",
         "model_name": name,
         "model_name_sanitized": re.sub(r"[\"<>:/|\\?*\[\]]+", "__", name),
@@ -140,13 +139,6 @@ def _about(folder: RunFolder) -> dict[str, Any]:
         "chat_template_sha": None,
         "total_evaluation_time_seconds": str(sum(leg.seconds for leg in manifest.legs)),
     }
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
 
 
 def _started(folder: RunFolder) -> datetime:

@@ -33,6 +33,7 @@ class FigureExporter:
     """Writes each plot of a run's measurements as PNG and as SVG."""
 
     name = "figures"
+    holds_texts = False
     summary = "each plot of the probes as PNG and SVG, for papers (extra: figures)"
 
     def export(self, run: Path, out: Path) -> list[Path]:
