@@ -316,7 +316,9 @@ def test_a_journal_that_is_gone_or_cut_is_said_to_be(tseval: Any, run: Path, los
     else:
         [segment] = (run / "journal").glob("*.jsonl")
         lines = segment.read_bytes().splitlines(keepends=True)
-        segment.write_bytes(b"".join(lines[: len(lines) // 4]))
+        # By records of rows: how many of them stand among the first lines depends on the machine.
+        rows = [place for place, line in enumerate(lines) if b'"kind":"row"' in line]
+        segment.write_bytes(b"".join(lines[: rows[len(rows) // 4] + 1]))
     before = scores(run)
     found = "holds none of the" if lost == "all" else "holds only"
     done = tseval("judge", run, "--judge", "slow")

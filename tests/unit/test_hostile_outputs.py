@@ -20,10 +20,12 @@ import typer
 from typer.testing import CliRunner
 
 from tests.support.hostile import CASES, EVIL, PROMPTS, VISIBLE, after, before, evil, hostile_run
+from tests.unit.test_board_files import hostile
 from tests.unit.test_report import acts
 from tests.unit.test_report_html import Elements, hostile_measurement, without_library
 from tseval.cli.app import app
 from tseval.plugins import load_registry
+from tseval.report.board import write_board
 
 POLICY = """
 [[metric]]
@@ -240,8 +242,9 @@ def _submitted(kind: str, *flags: str) -> Any:
 
 def _checked(kind: str, *flags: str) -> Any:
     def make(place: Place) -> Iterator[Output]:
+        # Refused for its hostile texts, which the messages quote.
         what = ("leaderboard", "check", _board(place), *flags)
-        said, aside = place.tseval(*what)
+        said, aside = place.tseval(*what, codes=(1,))
         yield Output(kind, said)
         yield Output("terminal", aside)
 
@@ -250,9 +253,11 @@ def _checked(kind: str, *flags: str) -> Any:
 
 def _built(place: Place) -> Iterator[Output]:
     out = place.new("site")
-    said, aside = place.tseval("leaderboard", "build", _board(place), "--out", out)
+    said, aside = place.tseval("leaderboard", "build", _board(place), "--out", out, codes=(1, 2))
     yield Output("terminal", said)
     yield Output("terminal", aside)
+    # No entry like these gets past the check: the files are written of what it would refuse.
+    write_board([hostile()], out)
     yield from _files(out)
 
 
