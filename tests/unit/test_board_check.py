@@ -277,7 +277,7 @@ TAMPERED: dict[str, tuple[Callable[[Fields], None], str]] = {
     ),
     "no files": (
         lambda f: [no_outcomes(f), f.update(files={})],
-        "the hashes of run.json, scores.json, outcomes.json are missing",
+        "the hashes of run.json, scores.json are missing",
     ),
     "outside": (
         lambda f: [no_outcomes(f), score(f)["estimate"].update(value=0.001)],
