@@ -66,7 +66,9 @@ def job(model: Path, out: Path, fit: Fit = FIT, *, dropout: float = 0.05, **more
         fit=fit,
     )
     folder = TrainFolder.choose(out, recipe)
-    folder.save()
+    if not (out / "train.json").exists():
+        # Where several processes train, one has made it before: they must not write it at once.
+        folder.save()
     return Job(folder, registry(), Said(), **more)
 
 
