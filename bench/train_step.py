@@ -38,8 +38,8 @@ def measure(way: str, spec: str, steps: int, longest: int) -> dict[str, float]:
     from tseval.plugins import load_registry
     from tseval.requests import ModelSpec
     from tseval.train.records import Adapter, Fit
-    from tseval.train.stepping import course
     from tseval.train.template import Row
+    from tseval.train.watch import course
     from tseval.train.weights import load_student
 
     fit = Fit(batch=BATCH, max_steps=steps + 1, learning_rate=1e-4)
@@ -80,7 +80,8 @@ def ours(student: Any, steps: list[list[Any]], fit: Any, folder: Path) -> Any:
     from tseval.train.collate import Collator
     from tseval.train.cost import Meter, shape_of
     from tseval.train.losses import Passes
-    from tseval.train.stepping import Course, Watch, arguments, make_trainer
+    from tseval.train.stepping import arguments, make_trainer
+    from tseval.train.watch import Course, Watch
 
     rows = [row for step in steps for row in step]
     numbered = [list(range(n, n + BATCH)) for n in range(0, len(rows), BATCH)]

@@ -17,7 +17,7 @@ from tseval.requests import ModelSpec, ScoringRequest
 from tseval.train import sft
 from tseval.train.job import Job, TrainFolder
 from tseval.train.records import Example, Fit, Gathered, Recipe
-from tseval.train.stepping import checkpoints, step_of
+from tseval.train.watch import checkpoints, step_of
 from tseval.types import Message
 
 pytestmark = pytest.mark.model

@@ -13,7 +13,7 @@ from tests.support.tiny_models import save_tiny, tiny_model
 from tseval.errors import ConfigError, TrainingError
 from tseval.models.hf.load import resolve
 from tseval.requests import ModelSpec, Subject
-from tseval.train import sft, stepping, weights
+from tseval.train import sft, stepping, watch, weights
 from tseval.train.job import Job, TrainFolder
 from tseval.train.losses import StepLoss
 from tseval.train.records import Adapter, Example, Fit, Fitted, Gathered, Recipe
@@ -147,8 +147,8 @@ def test_benign_rows_are_held_to_the_base_and_logged_apart(undisturbed: Undistur
 
 def test_looks_are_taken_when_due_and_their_checkpoints_kept(undisturbed: Undisturbed) -> None:
     assert undisturbed.looks == [(2, True), (4, True), (6, True)]
-    kept = stepping.checkpoints(undisturbed.job.folder.checkpoints)
-    assert [stepping.step_of(path) for path in kept] == [2, 4, 6]
+    kept = watch.checkpoints(undisturbed.job.folder.checkpoints)
+    assert [watch.step_of(path) for path in kept] == [2, 4, 6]
     assert [(path / "optimizer.pt").exists() for path in kept] == [False, False, True]
 
 
@@ -313,7 +313,7 @@ def test_a_base_that_was_swapped_under_its_name_is_not_fitted(model: Path, tmp_p
         sft.fit(GATHERED, made)
     assert "not the one that this training began with" in caught.value.message
     assert "(chat_template, model.safetensors, tokenizer)" in caught.value.message
-    assert not stepping.checkpoints(made.folder.checkpoints)
+    assert not watch.checkpoints(made.folder.checkpoints)
 
 
 def test_what_an_engine_adds_to_an_identity_makes_no_other_model() -> None:
@@ -354,12 +354,12 @@ def test_an_adapter_begins_by_its_seed_alone() -> None:
 
 
 def test_every_pass_has_each_row_once_in_an_order_of_its_own() -> None:
-    laid = stepping.course(10, Fit(epochs=3, batch=4))
+    laid = watch.course(10, Fit(epochs=3, batch=4))
     assert (laid.epoch, len(laid.steps)) == (3, 9)
     passes = [[row for step in laid.steps[n : n + 3] for row in step] for n in (0, 3, 6)]
     assert all(sorted(each) == list(range(10)) for each in passes)
     assert passes[0] != passes[1] != passes[2]
-    assert laid == stepping.course(10, Fit(epochs=3, batch=4))
-    assert laid != stepping.course(10, Fit(epochs=3, batch=4, seed=1))
-    assert stepping.course(10, Fit(epochs=3, batch=4, max_steps=5)).steps == laid.steps[:5]
-    assert stepping.course(10, Fit(epochs=0.5, batch=4)).steps == laid.steps[:2]
+    assert laid == watch.course(10, Fit(epochs=3, batch=4))
+    assert laid != watch.course(10, Fit(epochs=3, batch=4, seed=1))
+    assert watch.course(10, Fit(epochs=3, batch=4, max_steps=5)).steps == laid.steps[:5]
+    assert watch.course(10, Fit(epochs=0.5, batch=4)).steps == laid.steps[:2]

@@ -24,9 +24,9 @@ from .sft import (
     said_plainly,
     teller,
 )
-from .stepping import Course, Watch, checkpoints, look_again, read_spent, step_of
 from .template import Script
-from .together import PATIENCE, agree, processes, rank_of_process
+from .together import PATIENCE, processes, rank_of_process
+from .watch import Course, Watch, callback, checkpoints, look_again, read_spent, step_of
 from .weights import load_student, require_same
 
 # Completions of the paper's baseline.
@@ -242,30 +242,6 @@ def make_trainer(
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """Leave the card to whoever knows the whole training."""
 
-    class Beside(callbacks.TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # The clocks of several processes differ, and all of them have to save together.
-            alone = args.world_size == 1
-            control.should_save = watch.saves_at(state.global_step, timed=alone)
-
-        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            entry = state.log_history[-1]
-            if "loss" not in entry:
-                return
-            for name in [name for name, value in entry.items() if value is None]:
-                del entry[name]  # TRL's word for a mean of nothing, which no number stands for
-            if state.is_world_process_zero:
-                watch.told(state.global_step, entry["loss"])
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                watch.saved(
-                    state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                )
-            watch.stopped = agree(watch.stopped, args.world_size)
-            if watch.stopped:
-                control.should_training_stop = True
-
     model = student.model.unload()
     # Loading leaves the generation config blank, and TRL reads from it what ends a completion.
     model.generation_config.eos_token_id = sorted(student.stop_ids)
@@ -277,7 +253,7 @@ def make_trainer(
             {"prompt": [row.text for row in rows], "kind": [row.kind for row in rows]}
         ),
         processing_class=student.text.tokenizer,
-        callbacks=[Beside()],
+        callbacks=[callback(watch)],
         peft_config=config,
     )
     trainer.remove_callback(callbacks.PrinterCallback)

@@ -16,19 +16,10 @@ from .cost import Meter, shape_of
 from .job import Job
 from .losses import Passes
 from .records import Fit, Fitted, Gathered, StepLog
-from .stepping import (
-    Watch,
-    arguments,
-    checkpoints,
-    course,
-    is_out_of_memory,
-    look_again,
-    make_trainer,
-    read_spent,
-    step_of,
-)
+from .stepping import arguments, is_out_of_memory, make_trainer
 from .template import Rows, Script, write_rows
 from .together import processes, rank_of_process
+from .watch import Watch, checkpoints, course, look_again, read_spent, step_of
 from .weights import INSTALL, Student, load_student, require_same
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
