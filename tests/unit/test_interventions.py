@@ -428,10 +428,51 @@ def test_psr_fails_where_a_reflection_fails() -> None:
         play(SelfReflection(), OPENED, ["x" * 500] * 9, budget=200, fail=fail)
 
 
-def test_psr_looks_at_no_answer() -> None:
-    played = play(SelfReflection(), OPENED, ["Short.\n</think>\n\n" + "answer " * 20])
+def asked(played: Played) -> list[str]:
+    """What stood before each question."""
+    return [p.removesuffix(QUESTION) for p in played.prefixes if p.endswith(QUESTION)]
+
+
+@pytest.mark.parametrize("fmt", [TAGS, OPENED], ids=["tags", "template-tags"])
+def test_psr_asks_about_a_trace_shorter_than_a_chunk_and_never_about_its_answer(
+    fmt: ThinkingFormat,
+) -> None:
+    opener = "" if fmt is OPENED else "<think>"
+    short = f"{opener}Short.\n</think>\n\n" + "answer " * 5
+    played = play(SelfReflection(), fmt, lambda call: "No" if QUESTION in call.prefix else short)
+    assert asked(played) == [f"{played.prefixes[0]}{opener}Short.\n"]
+    assert played.rollout.notes == ("psr-reflections:1",)
+    assert (played.rollout.trace.strip(), played.rollout.answer) == ("Short.", short[-35:].strip())
+
+
+def test_psr_drops_a_harmful_short_trace_with_its_closer_and_its_answer() -> None:
+    texts = ["Evil.</think>\n\nbad answer", " yes", "Good.</think>\n\ngood answer", " No"]
+    played = play(SelfReflection(), OPENED, texts)
+    start = played.prefixes[0]
+    assert played.prefixes == [start, f"{start}Evil.{QUESTION}", start, f"{start}Good.{QUESTION}"]
+    assert (played.rollout.trace.strip(), played.rollout.answer) == ("Good.", "good answer")
+    assert played.rollout.notes == ("psr-reflections:2", "psr-harmful:1")
+
+
+def test_psr_asks_about_the_chunk_in_which_a_longer_trace_closes() -> None:
+    def write(call: Call) -> str:
+        if call.prefix.endswith(QUESTION):
+            return "No"
+        return "x" * 32 if "x" not in call.prefix else "the end</think>\n\nanswer"
+
+    played = play(SelfReflection(), OPENED, write)
+    assert [text.removeprefix(played.prefixes[0]) for text in asked(played)] == [
+        "x" * 32,
+        "x" * 32 + "the end",
+    ]
+    assert played.rollout.answer == "answer"
+
+
+@pytest.mark.parametrize("text", ["</think>\n\nanswer", "\n\n</think>\n\nanswer"])
+def test_psr_asks_nothing_about_an_empty_trace(text: str) -> None:
+    played = play(SelfReflection(), OPENED, [text])
     assert len(played.requests) == 1
-    assert played.rollout.notes == ()
+    assert (played.rollout.notes, played.rollout.answer) == ((), "answer")
 
 
 def test_psr_has_reflected_on_a_recorded_trace_already() -> None:

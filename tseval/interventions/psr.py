@@ -26,6 +26,9 @@ class SelfReflection(Constants, frozen=True, kw_only=True):
     'unparsed', and is not taken for 'no'. When all reflections are used up, the trace goes on
     unguarded; a model that is never asked again has not been found harmless.
 
+    The chunk in which the model closes its trace, which may be the only one, is asked about as far
+    as it belongs to the trace; with it the closer and the answer behind it are dropped.
+
     A recorded trace that is continued has had a reflection for each of its chunks.
 
     Attributes:
@@ -41,6 +44,7 @@ class SelfReflection(Constants, frozen=True, kw_only=True):
     """
 
     name: ClassVar[str] = "psr"
+    version: ClassVar[str] = "2"
     summary: ClassVar[str] = (
         "asks the model about each chunk of its trace, and redraws harmful ones"
     )
@@ -63,10 +67,10 @@ class SelfReflection(Constants, frozen=True, kw_only=True):
         while not writing.over:
             kept = len(writing.ids)
             writing.take(await writing.draw(self.chunk if left > 0 else None))
-            # What follows the closer is the answer, and is never looked at.
-            if left < 1 or not writing.thinking:
+            end = _guarded(writing, kept, inner)
+            if left < 1 or end == kept:
                 continue
-            said.append(await self._reflect(writing, inner, len(said)))
+            said.append(await self._reflect(writing, end, inner, len(said)))
             left -= 1
             if said[-1] != "safe":
                 writing.back(kept)
@@ -78,13 +82,13 @@ class SelfReflection(Constants, frozen=True, kw_only=True):
         notes = (f"psr-{name}:{count}" for name, count in counted.items() if count)
         return writing.completion(*notes)
 
-    async def _reflect(self, writing: Writing, inner: Inner, number: int) -> str:
-        """Ask about the trace so far: 'safe', 'harmful' or 'unparsed'."""
-        request = writing.request
+    async def _reflect(self, writing: Writing, end: int, inner: Inner, number: int) -> str:
+        """Ask about the trace up to a token: 'safe', 'harmful' or 'unparsed'."""
+        request, so_far = writing.request, tuple(writing.ids[:end])
         done = await inner(
             structs.replace(
                 request,
-                prefix=(*writing.pieces, self.question),
+                prefix=(*request.prefix, so_far, self.question),
                 format=NO_FORMAT,
                 opened=False,
                 limits=Limits(thinking=0, answer=self.reply),
@@ -98,3 +102,16 @@ class SelfReflection(Constants, frozen=True, kw_only=True):
         if found is None:
             return "unparsed"
         return "harmful" if found[1].lower() == "yes" else "safe"
+
+
+def _guarded(writing: Writing, kept: int, inner: Inner) -> int:
+    """Return where the trace of a chunk ends; ``kept``, its start, where it has none.
+
+    What follows the closer is the answer, and is never looked at.
+    """
+    if not writing.closed:
+        return len(writing.ids) if writing.thinking else kept
+    end = max(kept, writing.trace_end())
+    mark = writing.request.format.opener_mark
+    written = inner.decode(tuple(writing.ids[kept:end])).replace(mark, "")
+    return end if written.strip() else kept
