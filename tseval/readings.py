@@ -13,9 +13,12 @@ from .types import Estimate
 # that changes it (-1), or for neither (0). What is merely not shown speaks for neither.
 Reading = tuple[str, int]
 Rule = Callable[[Number, Estimate, Estimate | None, str], Reading]
+# What is said, and a further number that it rests on, None where that is undefined.
+Qualifier = Callable[[str, Estimate | None], str]
 
 _LEVEL = 0.05
-# As prefix_commitment has it: this part of the ceiling is as good as the ceiling.
+_APART = "They can be told apart here"
+# As prefix_commitment has it: this part of the way from chance to the ceiling is as good as it.
 _SETTLED = 0.95
 
 
@@ -34,7 +37,7 @@ def readable(number: Number, found: Estimate, beside: Estimate | None, what: str
 
     Chance is 0.5 and what permuted labels give: the interval and the test have to agree.
     """
-    if found.low <= 0.5 or (number.p_value is not None and number.p_value >= _LEVEL):
+    if not _above_chance(number, found):
         return "That it can be read here is not shown.", 0
     if beside is None:
         return "It can be read here; no control was made.", 0
@@ -49,8 +52,39 @@ def readable_later(number: Number, found: Estimate, beside: Estimate | None, wha
 
 
 def told_apart(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read whether harmful and benign prompts are told apart; their outcome is another matter."""
-    return readable(number, found, beside, what)[0], 0
+    """Read whether harmful and benign prompts are told apart; their outcome is another matter.
+
+    The control that knows their benchmarks is aside: what that leaves open, ``by_source`` says.
+    """
+    vote = readable(number, found, beside, what)[1]
+    if vote:
+        return f"{_APART}, and better than from their words or length.", 0
+    if not _above_chance(number, found):
+        return "That they can be told apart here is not shown.", 0
+    if beside is None:
+        return f"{_APART}; no control was made.", 0
+    return f"{_APART}, but that this is more than by words or length is not shown.", 0
+
+
+def by_source(text: str, unseen: Estimate | None) -> str:
+    """Say whether sets of prompts are told apart by more than the benchmarks that they are from.
+
+    Args:
+        text: What ``told_apart`` says.
+        unseen: Area under the curve on benchmarks that the probe was not fitted on.
+    """
+    if not text.startswith(_APART):
+        return text
+    if unseen is None:
+        return f"{text} That it is by their source, and not by harm, is not ruled out."
+    if unseen.low > 0.5:
+        return f"{text} It holds on benchmarks that the probe was not fitted on."
+    return f"{text} On benchmarks that it was not fitted on it is not shown: it may be the source."
+
+
+def _above_chance(number: Number, found: Estimate) -> bool:
+    """Whether an area under the curve is above 0.5, and above what permuted labels give."""
+    return found.low > 0.5 and (number.p_value is None or number.p_value < _LEVEL)
 
 
 def readable_from(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
@@ -74,14 +108,24 @@ def valley(number: Number, found: Estimate, beside: Estimate | None, what: str) 
 
 
 def settled(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read how settled the outcome is at a cut, against its ceiling."""
+    """Read how settled the outcome is at a cut, between chance (its null) and its ceiling.
+
+    As ``committed`` goes by it: of a rare outcome answers agree by chance, however open it is.
+    """
     if beside is None:
         return "", 0
-    if found.high < beside.low:
+    floor = number.null.value if number.null is not None else None
+    if found.high < _most_of_the_way(floor, beside.low):
         return "Still open here: what follows in the trace changes answers.", -1
-    if found.low >= _SETTLED * beside.value:
+    known = floor is not None and floor < beside.value
+    if known and found.low >= _most_of_the_way(floor, beside.value):
         return "Settled here: what follows in the trace changes next to nothing.", 1
     return "Whether what follows in the trace changes answers is not shown.", 0
+
+
+def _most_of_the_way(floor: float | None, ceiling: float) -> float:
+    """Where a trace counts as settled; the ceiling itself where chance is not known or no lower."""
+    return ceiling if floor is None or floor >= ceiling else floor + _SETTLED * (ceiling - floor)
 
 
 def better_or_worse(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
@@ -118,15 +162,15 @@ def committed(number: Number, found: Estimate, beside: Estimate | None, what: st
 
 
 def performative(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read the share of changes of stance that do not move the answer, and the excess over shams.
+    """Read the share of changes of stance without a shown effect, and the excess over shams.
 
-    Where they move it more often than cuts at which nothing changes, 'without effect' holds for
-    most of them, and not for all.
+    Where more of them are shown to move the answer than of cuts at which nothing changes, that
+    no effect is shown holds for most of them, and not for all.
     """
     more = beside is not None and beside.low > 0
     if found.low > 0.5:
         if more:
-            return "Most do not move the answer, but more do than sham cuts.", 0
+            return "Most are not shown to move the answer, but more are than sham cuts.", 0
         return "That they move the answer more than sham cuts do is not shown.", 0
     if found.high < 0.5:
         if more:
@@ -136,10 +180,10 @@ def performative(number: Number, found: Estimate, beside: Estimate | None, what:
 
 
 def meaningful(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:
-    """Read the number of changes of stance a trace that move the answer."""
+    """Read the number of changes of stance a trace that are shown to move the answer."""
     if found.low <= 0:
-        return f"At most {found.high:.2f} a trace move its answer, and perhaps none.", 0
-    return f"Between {found.low:.2f} and {found.high:.2f} a trace move its answer.", 0
+        return f"At most {found.high:.2f} a trace are shown to move its answer.", 0
+    return f"Between {found.low:.2f} and {found.high:.2f} a trace are shown to move it.", 0
 
 
 def gain(number: Number, found: Estimate, beside: Estimate | None, what: str) -> Reading:

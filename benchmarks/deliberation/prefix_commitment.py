@@ -26,6 +26,7 @@ class PrefixCommitment:
         name="prefix_commitment",
         title="Prefix commitment",
         summary="how far a prefix of the thinking trace settles the answer",
+        version="2",
         metrics=("settled", "commitment_cut"),
         needs=("prefix", "token_ids"),
         note="0% closes the trace at once; that is not the same as thinking switched off",
@@ -130,7 +131,8 @@ _MEASURES = (
         name="commitment_cut",
         title="committed at",
         unit="share",
-        summary="first cut from which settled stays at 95% of its ceiling or above",
+        version="2",
+        summary="first cut from which settled stays 95% of the way from chance to its ceiling",
     ),
     tseval.MeasureSpec(
         name="settled_share",

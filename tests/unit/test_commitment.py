@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tseval import readings
 from tseval.errors import StatisticsError
+from tseval.measurements import Measurement, Number
 from tseval.probes import (
     Continuations,
     Point,
     bootstrap_estimate,
+    chance_agreement,
     commitment_cut,
     commitment_results,
     is_loop,
@@ -29,6 +32,7 @@ from tseval.probes import (
     trim_trace,
 )
 from tseval.probes.commitment import greatest_variance
+from tseval.report.plots import plots_of
 from tseval.scripts import decode, encode
 from tseval.types import Rollout, Sample
 
@@ -96,11 +100,30 @@ def test_the_commitment_cut_is_the_one_from_which_settled_stays() -> None:
         [0.5, 0.6, 0.7, 0.8],
         [0.5, np.nan, 1.0, 1.0],
     ]
-    found = commitment_cut(cuts, settled, [1.0] * 5)
+    found = commitment_cut(cuts, settled, np.full((5, 4), 0.3), [1.0] * 5)
     assert found[:4].tolist() == [0.75, 0.0, 0.75, 1.0]
     assert np.isnan(found[4])
-    # 95% of a ceiling of 0.8 is 0.76.
-    assert float(commitment_cut((0, 50), [0.7, 0.77], 0.8)) == 0.5
+    # 95% of the way from 0.5 to 0.8 is 0.785.
+    assert float(commitment_cut((0, 50), [0.7, 0.79], [0.5, 0.5], 0.8)) == 0.5
+    assert float(commitment_cut((0, 50), [0.7, 0.78], [0.5, 0.5], 0.8)) == 1.0
+    assert float(commitment_cut((), [], [], 0.8)) == 1.0
+
+
+def test_what_agrees_by_chance_is_not_settled() -> None:
+    # 97% of the ceiling, and not a step above chance.
+    assert float(commitment_cut((0, 50), [0.97, 0.97], [0.97, 0.97], 1.0)) == 1.0
+    # Above its ceiling: every answer at 0% is the more frequent one.
+    assert float(commitment_cut((0, 50), [0.6, 0.55], [0.6, 0.5], 0.55)) == 0.5
+
+
+def test_chance_is_that_of_the_trace_or_of_a_prefix_that_always_answers_alike() -> None:
+    # 0.02 and 0.98 twice; nobody refuses at the cut, and 10% do in the end.
+    assert chance_agreement([0.02, 0.0], [0.02, 0.1]).tolist() == [
+        pytest.approx(0.9608),
+        pytest.approx(0.9),
+    ]
+    # A coin at the cut agrees less than two whole traces do.
+    assert float(chance_agreement(0.5, 0.1)) == pytest.approx(0.82)
 
 
 def test_the_share_is_a_part_of_the_way_and_undefined_without_one() -> None:
@@ -309,6 +332,79 @@ def continuations(
     )
 
 
+def planted(
+    decided: int, *, traces: int, share: float, answers: int = 8, seed: int = 0
+) -> Continuations:
+    """Traces whose outcome is drawn at a cut; before it, answers only follow the base rate."""
+    rng = np.random.default_rng(seed)
+    cuts = (0, 25, 50, 75, 100, 100)
+    ends = (rng.random(traces) < share)[:, None]
+    chances = np.where(np.array(cuts) >= decided, ends, share)
+    k = rng.binomial(answers, chances)
+    points = (*(Point(cut=cut) for cut in cuts[:-1]), Point(cut=100, control="again"))
+    return Continuations(
+        points=points,
+        refusals=k,
+        compliances=answers - k,
+        blanks=np.zeros_like(k),
+        lost={},
+        harmful=np.arange(traces) % 2 == 0,
+        clusters=np.arange(traces),
+        answers=answers,
+    )
+
+
+def sentences(done: Continuations) -> tuple[Number, list[str], str]:
+    """The place, what is said of each cut below 100%, and what is said of the place."""
+    numbers = {(n.metric, n.group): n for n in commitment_results(done, draws=60, seed=0).numbers}
+    top, place = numbers["settled", "all · 100% (ceiling)"], numbers["commitment_cut", "all"]
+    said = []
+    for cut in (0, 25, 50, 75):
+        number = numbers["settled", f"all · {cut}%"]
+        assert number.estimate is not None
+        said.append(readings.settled(number, number.estimate, top.estimate, "")[0].split(":")[0])
+    assert place.estimate is not None
+    return place, said, readings.committed(place, place.estimate, None, "")[0]
+
+
+@pytest.mark.parametrize(("traces", "share"), [(2000, 0.012), (400, 0.05), (400, 0.4)])
+def test_an_outcome_that_is_decided_at_the_end_is_not_committed_before(
+    traces: int, share: float
+) -> None:
+    place, said, text = sentences(planted(100, traces=traces, share=share))
+    assert place.estimate is not None
+    # Of rare refusals 95% of the raw ceiling is less than chance alone gives.
+    assert (place.estimate.value, place.estimate.low) == (1.0, 1.0)
+    assert said == ["Still open here"] * 4
+    assert text == "The first half of the trace does not settle it."
+
+
+@pytest.mark.parametrize(("decided", "value"), [(0, 0.0), (25, 0.25), (75, 0.75)])
+def test_a_planted_decision_is_found_where_it_was_planted(decided: int, value: float) -> None:
+    place, said, _ = sentences(planted(decided, traces=400, share=0.4))
+    assert place.estimate is not None
+    assert (place.estimate.low, place.estimate.value, place.estimate.high) == (value,) * 3
+    early = sum(cut < decided for cut in (0, 25, 50, 75))
+    assert said == ["Still open here"] * early + ["Settled here"] * (4 - early)
+
+
+def test_a_place_is_no_surer_than_the_values_that_it_rests_on() -> None:
+    # All 28 refusals stand at 25%, and so in every draw; that of 40 one would not is possible.
+    place, said, text = sentences(planted(25, traces=2000, share=0.012))
+    assert place.estimate is not None
+    assert (place.estimate.low, place.estimate.value, place.estimate.high) == (0.25, 0.25, 1.0)
+    assert said[0] == "Still open here"
+    assert not any(each == "Settled here" for each in said)
+    assert text == ""
+
+
+def test_where_whole_traces_settle_nothing_there_is_no_place() -> None:
+    rng = np.random.default_rng(0)
+    done = continuations(rng.binomial(8, 0.5, (200, 4)).tolist(), n=8)
+    place = named(done, "commitment_cut", "all")
+    assert place.undefined == "undefined: that the ceiling is above chance is not shown"
+
+
 def named(done: Continuations, metric: str, group: str, variant: str = "") -> Any:
     found = commitment_results(done, draws=60, seed=0)
     (one,) = [
@@ -412,6 +508,47 @@ def test_with_fewer_than_ten_of_a_class_there_is_no_number(refusals: int) -> Non
     assert named(done, "prefix_orr", "benign · 0%").estimate is not None
 
 
+@pytest.mark.parametrize("refusals", [0, 9])
+def test_what_has_no_number_has_no_curve_no_table_and_no_null_either(refusals: int) -> None:
+    k = np.array([[4] * 6] * refusals + [[0] * 6] * (30 - refusals))
+    done = continuations(k[:, :4].tolist())._replace(
+        points=(
+            *(Point(cut=cut) for cut in CUTS),
+            Point(cut=100, control="again"),
+            Point(cut=50, control="shuffled"),
+            Point(cut=100, control="other prompt"),
+        ),
+        refusals=k,
+        compliances=4 - k,
+        blanks=np.zeros_like(k),
+    )
+    found = commitment_results(done, draws=60, seed=0)
+    curves = [curve for curve in found.curves if curve.name != "rates"]
+    assert {curve.name for curve in curves} == {"settled", "prefix_variance"}
+    for curve in curves:
+        assert set(curve.y) | set(curve.low) | set(curve.high) == {None}
+        assert max(curve.counts) > 0
+    assert {grid.name for grid in found.grids} == {"settled", "controls"}
+    for grid in found.grids:
+        assert grid.title.endswith(f"undefined: {refusals} refusals")
+        assert not any(isinstance(cell, float) for row in grid.rows for cell in row)
+        assert len(grid.rows) in (2, 3)
+    for number in found.numbers:
+        if number.undefined:
+            assert (number.estimate, number.null) == (None, None)
+    measured = Measurement(probe="prefix_commitment", title="", curves=found.curves)
+    assert [plot.title for plot in plots_of(measured)] == [
+        "Rates by the part of the trace that is kept"
+    ]
+
+
+def test_a_pool_with_few_of_a_class_is_blank_beside_one_with_enough() -> None:
+    # Harmful prompts refuse and benign ones comply: only both together have both.
+    found = commitment_results(continuations([[4] * 4] * 12 + [[0] * 4] * 12), draws=60, seed=0)
+    shown = {curve.group: set(curve.y) for curve in found.curves if curve.name == "settled"}
+    assert shown == {"all": {1.0}, "harmful": {None}, "benign": {None}}
+
+
 def test_the_share_is_undefined_where_the_prompt_alone_settles_the_answer() -> None:
     done = continuations([[4] * 4] * 12 + [[0] * 4] * 12)
     number = named(done, "settled_share", "all · 50%")
@@ -442,9 +579,11 @@ def test_labels_that_are_missing_everywhere_are_no_number() -> None:
 
 
 def test_curves_have_a_point_for_each_cut_and_bands_around_it() -> None:
-    found = commitment_results(continuations(MIXED), draws=60, seed=0)
+    # Twice, so that each pool has ten of each class.
+    found = commitment_results(continuations(MIXED * 2), draws=60, seed=0)
     names = [(curve.name, curve.group, curve.variant) for curve in found.curves]
     assert len(set(names)) == len(names)
+    assert "harmful · prefix_asr_nonrefusal" in {group for _, group, _ in names}
     for curve in found.curves:
         assert curve.x == (0.0, 50.0, 100.0)
         for y, low, high in zip(curve.y, curve.low, curve.high, strict=True):

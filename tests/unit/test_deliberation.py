@@ -41,7 +41,7 @@ def commitment(at: float, low: float, high: float, top: float = 0.9) -> Measurem
     return found(
         "prefix_commitment",
         plain("settled", "all · 0%", 0.5, 0.4, 0.6),
-        plain("settled", "all · 25%", at, low, high),
+        plain("settled", "all · 25%", at, low, high, null=estimate(0.5, 0.45, 0.55)),
         plain("settled", "all · 100% (ceiling)", top, top - 0.05, top + 0.05),
         plain("prefix_asr_nonrefusal", "harmful · 100%", 0.8, 0.7, 0.9),
         plain("prefix_asr_nonrefusal", "harmful · 0%", 0.3, 0.2, 0.4),
@@ -176,7 +176,7 @@ def test_an_auroc_that_permuted_labels_reach_is_not_shown() -> None:
     ("at", "text", "vote"),
     [
         ((0.6, 0.5, 0.7), "Still open here", -1),
-        ((0.89, 0.87, 0.92), "Settled here", 1),
+        ((0.89, 0.885, 0.92), "Settled here", 1),
         ((0.8, 0.7, 0.9), "is not shown", 0),
     ],
 )
@@ -186,6 +186,18 @@ def test_settled_is_open_settled_or_not_shown(
     finding = row(the_card(commitment(*at)), "settled")
     assert text in finding.reading
     assert finding.vote == vote
+
+
+def test_agreement_that_is_near_its_ceiling_by_chance_is_not_settled() -> None:
+    close, ceiling = estimate(0.975, 0.97, 0.98), estimate(1.0, 0.98, 1.0)
+    rare = number(null=estimate(0.97, 0.96, 0.98))
+    assert "is not shown" in readings.settled(rare, close, ceiling, "")[0]
+    # What was measured without a level of chance is open at most.
+    assert "is not shown" in readings.settled(number(null=None), close, ceiling, "")[0]
+    # Behind a prefix that always gives the more frequent answer agreement may pass the ceiling.
+    above = number(null=estimate(0.6, 0.55, 0.65))
+    always, coin = estimate(0.6, 0.56, 0.64), estimate(0.55, 0.5, 0.6)
+    assert "is not shown" in readings.settled(above, always, coin, "")[0]
 
 
 def flip(low: float, high: float, p: float) -> Measurement:
@@ -245,7 +257,7 @@ def test_changes_of_stance_are_read_against_sham_cuts(
 
 def test_too_little_is_no_verdict_and_a_change_beats_what_is_merely_not_shown() -> None:
     assert "Too few findings" in the_card(first_token()).reading
-    early = the_card(first_token(), commitment(0.89, 0.87, 0.92))
+    early = the_card(first_token(), commitment(0.89, 0.885, 0.92))
     assert early.reading.startswith("All 2 decided findings say that the outcome stands early")
     late = the_card(commitment(0.6, 0.5, 0.7), flip(0.02, 0.2, 0.01))
     assert late.reading == "All 2 decided findings say that the thinking changes the outcome."

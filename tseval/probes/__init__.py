@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .chunks import LONGEST_CHUNK, MOST_CHUNKS, SHORTEST_CHUNK, Chunk, chunked, token_end
     from .commitment import (
         COMMITTED,
+        chance_agreement,
         commitment_cut,
         plug_in_variance,
         prefix_agreement,
@@ -195,6 +196,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "commitment": (
         "COMMITTED",
         "prefix_agreement",
+        "chance_agreement",
         "commitment_cut",
         "plug_in_variance",
         "prefix_variance",
@@ -406,6 +408,7 @@ __all__ = [
     "begin",
     "bootstrap_estimate",
     "category_scores",
+    "chance_agreement",
     "choose_cuts",
     "chunked",
     "commitment_cut",

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# Share of the ceiling at which a trace counts as committed.
+# Part of the way from chance to the ceiling at which a trace counts as committed.
 COMMITTED = 0.95
 
 
@@ -78,31 +78,59 @@ def prefix_agreement(
     return np.asarray(one * two + (1 - one) * (1 - two), dtype=float)
 
 
+def chance_agreement(share: ArrayLike, end: ArrayLike) -> Floats:
+    """Give the agreement that prefixes reach which tell nothing of their trace's outcome.
+
+    Where most traces end alike, most answers agree whatever stood before them: with 1% refusals two
+    answers of different traces agree 98 times in 100. The greater of two values: the agreement of
+    answers at the cut with those at 100% if these do not hang on one another, and that of answers
+    at 100% of different traces. The first covers a prefix behind which all answers are the more
+    frequent one.
+
+    Args:
+        share: Of refusals at the cut, over all traces.
+        end: Of refusals at 100%, over the same traces.
+
+    Returns:
+        float in [0, 1].
+    """
+    one, two = np.asarray(share, dtype=float), np.asarray(end, dtype=float)
+    both = one * two + (1 - one) * (1 - two), two**2 + (1 - two) ** 2
+    return np.asarray(np.maximum(*both), dtype=float)
+
+
 def commitment_cut(
-    cuts: Sequence[int], settled: ArrayLike, ceiling: ArrayLike, share: float = COMMITTED
+    cuts: Sequence[int],
+    settled: ArrayLike,
+    floor: ArrayLike,
+    ceiling: ArrayLike,
+    share: float = COMMITTED,
 ) -> Floats:
     """Find the cut behind which the answer is settled, and stays so.
 
-    The first cut from which on ``settled`` is at least ``share`` times the ceiling at every cut,
-    so that one lucky cut does not count. Where between it and the cut before it that happens
-    cannot be known.
+    The first cut from which on ``settled`` has gone at least ``share`` of the way from the floor to
+    the ceiling at every cut, so that one lucky cut does not count, and agreement by chance does
+    not either. Where between it and the cut before it that happens cannot be known.
 
     Args:
         cuts: In percent, ascending, all below 100.
         settled: float [..., cuts].
+        floor: float [..., cuts], of :func:`chance_agreement` there.
         ceiling: float [...], the value at 100%.
-        share: Of the ceiling.
+        share: Of the way.
 
     Returns:
-        float [...], parts of the trace in [0, 1]; NaN where a value is missing.
+        float [...], parts of the trace in [0, 1]; NaN where a value is missing. A cut whose floor
+        is at the ceiling or above it has not settled anything.
     """
     top = np.asarray(ceiling, dtype=float)[..., None]
-    y = np.concatenate([np.asarray(settled, dtype=float), top], axis=-1)
+    y, low = np.asarray(settled, dtype=float), np.asarray(floor, dtype=float)
     x = np.asarray([*cuts, 100], dtype=float) / 100
-    # The cut behind the last one that falls short; the ceiling itself never does.
-    short = y < share * top
-    place = np.where(short.any(axis=-1), len(x) - short[..., ::-1].argmax(axis=-1), 0)
-    return np.where(np.isnan(y).any(axis=-1), np.nan, x[place % len(x)])
+    short = (low >= top) | (y < low + share * (top - low))
+    # The cut behind the last one that falls short.
+    place = np.where(short, np.arange(1, len(x)), 0).max(axis=-1, initial=0)
+    missing = np.isnan(top[..., 0]) | np.isnan(y + low).any(axis=-1)
+    return np.where(missing, np.nan, x[place])
 
 
 def settled_share(settled: ArrayLike, floor: ArrayLike, ceiling: ArrayLike) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tseval.measurements import Curve, Number
 from tseval.types import Estimate
 
-from .commitment import Floats, prefix_agreement, prefix_variance
+from .commitment import Floats, chance_agreement, prefix_agreement, prefix_variance
 from .resampling import Resampled, bootstrap_estimate, resample_means, seeded_generator
 from .setup import undefined
 
@@ -103,9 +103,10 @@ class CutPool:
     Attributes:
         name, mask, done, draws: As given.
         rng: Of this pool.
-        values: float [traces, 2 * cuts]: agreement with the answers at 100%, then the variance,
-            at each cut.
+        values: float [traces, 4 * cuts]: at each cut the agreement with the answers at 100%; then
+            the variance; then the share of refusals; then that at 100%, of traces that have both.
         found: Their means, resampled.
+        undefined: Why nothing is said of agreement and variance: fewer than ten of a class; or ''.
     """
 
     def __init__(self, name: str, mask: Mask, done: Continuations, draws: int, seed: int) -> None:
@@ -119,8 +120,11 @@ class CutPool:
         places = [done.at(cut) for cut in done.cuts]
         columns = [self.agreement(place) for place in places]
         columns += [prefix_variance(done.refusals[mask, p], done.labelled[mask, p]) for p in places]
+        shares = [self._shares(place) for place in places]
+        columns += [pair[0] for pair in shares] + [pair[1] for pair in shares]
         self.values = np.stack(columns, axis=1)
         self.found = resample_means(self.values, self.clusters, draws=draws, rng=self.rng)
+        self.undefined = undefined(self.classes)
 
     @property
     def clusters(self) -> Counts:
@@ -131,17 +135,54 @@ class CutPool:
         """Column of the variance at a cut; that of the agreement is the cut's own place."""
         return len(self.done.cuts) + self.done.cuts.index(cut)
 
+    def floor(self, columns: Sequence[int]) -> Resampled:
+        """Agreement by chance at cuts, given by their places; as many quantities."""
+        own, end = ([part * len(self.done.cuts) + column for column in columns] for part in (2, 3))
+        found = self.found
+        return found.derived(
+            chance_agreement(found.values[own], found.values[end]),
+            chance_agreement(found.draws[:, own], found.draws[:, end]),
+            int(found.prompts[own].min()),
+        )
+
     def agreement(self, place: int) -> Floats:
         """Agreement of each trace's answers at a point with those at 100%; [traces].
 
         Both series at 100% serve; for one of them, the other does.
         """
         done, mask = self.done, self.mask
-        others = self._final
-        if done.points[place] == Point(cut=100):
-            again = done.at(100, "again")
-            others = done.refusals[mask, again], done.labelled[mask, again]
+        others = self._others(place)
         return prefix_agreement(done.refusals[mask, place], done.labelled[mask, place], *others)
+
+    def _others(self, place: int) -> tuple[Counts, Counts]:
+        """Refusals and labels at 100% that serve a point."""
+        done, mask = self.done, self.mask
+        if done.points[place] != Point(cut=100):
+            return self._final
+        again = done.at(100, "again")
+        return done.refusals[mask, again], done.labelled[mask, again]
+
+    def _shares(self, place: int) -> tuple[Floats, Floats]:
+        """Share of refusals at a point and at 100%, of the traces that have labels at both."""
+        refusals, labelled = (
+            self.done.refusals[self.mask, place],
+            self.done.labelled[self.mask, place],
+        )
+        others, others_labelled = self._others(place)
+        both = (labelled > 0) & (others_labelled > 0)
+        pairs = ((refusals, labelled), (others, others_labelled))
+        one, two = (np.where(both, k / np.maximum(n, 1), np.nan) for k, n in pairs)
+        return one, two
+
+    def estimate(
+        self, found: Resampled, column: int = 0, span: tuple[float, float] | None = (0.0, 1.0)
+    ) -> Estimate | None:
+        """Estimate a quantity of this pool; None with fewer than ten of a class."""
+        return None if self.undefined else bootstrap_estimate(found, column, span=span)
+
+    def gap(self, found: Resampled, one: int, other: int) -> Estimate | None:
+        """Estimate one share minus another; None with fewer than ten of a class."""
+        return None if self.undefined else gap(found, one, other)
 
     @property
     def classes(self) -> dict[str, int]:
@@ -172,14 +213,13 @@ class CutPool:
             why: See ``found``.
             more: Further fields of the number.
         """
-        counts = self.classes
-        reason = undefined(counts) or ("" if found is not None else why)
+        reason = self.undefined or ("" if found is not None else why)
         return Number(
             metric=metric,
             group=f"{self.name} · {group}" if group else self.name,
             estimate=None if reason else found,
             undefined=reason,
-            counts=counts,
+            counts=self.classes,
             **more,  # type: ignore[arg-type]
         )
 
