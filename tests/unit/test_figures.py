@@ -11,10 +11,13 @@ from tests.support.sessions import registry
 from tests.unit.test_before_after import folder
 from tests.unit.test_report_html import ATTACK
 from tseval.errors import CapabilityMissing, ConfigError
-from tseval.report.figures import FigureExporter, draw
+from tseval.report.figures import FigureExporter, _draw_on, draw
 from tseval.report.plots import Plot, Series, plots_of
 
 pytest.importorskip("matplotlib")
+
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -72,6 +75,49 @@ def test_a_slope_is_drawn_with_the_names_of_its_ends(tmp_path: Path) -> None:
     slope = Plot("slope", "t", "", "y", series, ("before", "after"))
     plain = Plot("plain", "t", "", "y", series)
     assert draw(slope, tmp_path)[1].read_bytes() != draw(plain, tmp_path)[1].read_bytes()
+
+
+LONG = "Chance that an answer behind a prefix is the answer behind the whole of a long trace"
+
+
+def axes_of(made: Plot) -> Any:
+    figure = Figure()
+    axes = figure.add_subplot()
+    _draw_on(axes, made)
+    return axes
+
+
+def test_a_long_title_is_broken_into_lines_and_not_cut() -> None:
+    shown = axes_of(plot(title=LONG)).get_title(loc="left")
+    assert shown.split("\n") == [LONG[:62], LONG[63:]]
+    endless = axes_of(plot(title="word " * 200)).get_title(loc="left").split("\n")
+    assert len(endless) <= 4
+    assert max(map(len, endless)) <= 62
+
+
+def test_many_bands_are_bars_beside_one_another_and_two_are_filled() -> None:
+    names = ("all", "harmful", "benign", "other")
+    for count in (2, 4):
+        curves = tuple(curve(group=name) for name in names[:count])
+        axes = axes_of(plots_of(measurement(curves=curves))[0])
+        bars = [each for each in axes.collections if isinstance(each, LineCollection)]
+        places = {round(line.get_xdata()[0], 6) for line in axes.get_lines()}
+        assert (len(bars), len(places)) == ((0, 1) if count == 2 else (4, 4))
+        # All bars of one point stand nearer to it than to the next.
+        assert max(places) - min(places) < 25 / 2
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [*names[:count]]
+
+
+def test_many_bands_over_many_points_are_outlines() -> None:
+    x = tuple(float(n) for n in range(100))
+    y = (0.5,) * 100
+    wide = {"x": x, "y": y, "low": (0.4,) * 100, "high": (0.6,) * 100, "counts": (9,) * 100}
+    curves = tuple(curve(group=n, null_low=(), null_high=(), **wide) for n in "abc")
+    axes = axes_of(plots_of(measurement(curves=curves))[0])
+    assert len(axes.collections) == 0
+    assert len(axes.get_lines()) == 9
+    handles = axes.get_legend().get_lines()
+    assert [handle.get_linestyle() for handle in handles] == ["-"] * 3
 
 
 def test_a_run_without_curves_has_no_figures_and_says_so(tmp_path: Path) -> None:

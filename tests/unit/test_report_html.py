@@ -142,6 +142,14 @@ def test_curves_of_one_name_share_a_plot_and_each_plot_has_a_place_of_its_own() 
     assert places == [each["name"] for each in elements.figures()]
 
 
+def test_a_quantity_in_a_groups_name_is_shown_by_its_title() -> None:
+    named = MeasureSpec(name="prefix_orr", title="ORR at a cut")
+    curves = tuple(curve(group=group) for group in ("benign · prefix_orr", "prefix_orr", "other"))
+    (made,) = plots_of(measurement(curves=curves, measures=(named,)))
+    labels = [series.label for series in made.series]
+    assert labels == ["benign · ORR at a cut", "ORR at a cut", "other"]
+
+
 def test_a_curve_without_any_point_is_not_drawn() -> None:
     nothing = curve(group="benign", y=(None,) * 5)
     assert [len(plot.series) for plot in plots_of(measurement(curves=(curve(), nothing)))] == [1]

@@ -1,7 +1,10 @@
 """Plots for papers: PNG and SVG files, drawn by matplotlib, the same bytes every time."""
 
 import warnings
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from tseval.errors import CapabilityMissing, ConfigError
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 # Inches: one column of most journals, two of none.
 _WIDTH, _HEIGHT, _DPI = 5.2, 3.6, 200
 _LONGEST = 60
+# A title is broken into lines of so many characters; a longer one than three of them is cut.
+_LINE, _LINES = 62, 3
+# More filled bands than this hide one another; bars at no more points can be told apart.
+_MOST_BANDS, _MOST_BARS = 2, 30
 # Identifiers inside an SVG hang on the salt, the date would be today's; '$' is no formula here.
 _SETTINGS: Any = {
     "svg.hashsalt": "tseval",
@@ -104,19 +111,25 @@ def _require_matplotlib() -> None:
 
 
 def _draw_on(axes: "Axes", plot: Plot) -> None:
-    import numpy as np
-
     for series in plot.series:
         _areas(axes, series, series.null_low, series.null_high, color="0.5", alpha=0.22)
-    for series in plot.series:
-        if plot.ticks and series.low and series.high:
-            low, high = (np.asarray(each, dtype=float) for each in (series.low, series.high))
-            axes.vlines(series.x, low, high, color=series.colour, linewidth=1)
+    banded = [series for series in plot.series if series.low and series.high]
+    crowded = len(banded) > _MOST_BANDS
+    bars = bool(plot.ticks) or (crowded and max(len(each.x) for each in banded) <= _MOST_BARS)
+    step = _step(banded) if bars and not plot.ticks else 0.0
+    lines: list[Any] = []
+    for place, series in enumerate(plot.series):
+        # Beside one another, or bars of one cut would hide one another too.
+        x = [at + step * (place - (len(plot.series) - 1) / 2) for at in series.x]
+        if bars:
+            _bars(axes, x, series)
+        elif crowded:
+            _outlines(axes, series)
         else:
             _areas(axes, series, series.low, series.high, color=series.colour, alpha=0.18)
-        axes.plot(
-            series.x,
-            [float("nan") if y is None else y for y in series.y],
+        lines += axes.plot(
+            x,
+            _undrawn(series.y),
             color=series.colour,
             linestyle=":" if series.dotted else "-",
             marker="o",
@@ -125,7 +138,7 @@ def _draw_on(axes: "Axes", plot: Plot) -> None:
             linewidth=1.4,
             label=_text(series.label),
         )
-    axes.set_title(_text(plot.title), fontsize=10, loc="left")
+    axes.set_title(_title(plot.title), fontsize=10, loc="left")
     axes.set_xlabel(_text(plot.x_title))
     axes.set_ylabel(_text(plot.y_title))
     if plot.ticks:
@@ -134,7 +147,36 @@ def _draw_on(axes: "Axes", plot: Plot) -> None:
     if len(plot.series) > 1:
         # Not by ``axes.legend()``, which leaves out labels that begin with an underscore.
         labels = [_text(series.label) for series in plot.series]
-        axes.legend(axes.get_lines(), labels, frameon=False, fontsize=8)
+        axes.legend(lines, labels, frameon=False, fontsize=8)
+
+
+def _step(banded: Sequence[Series]) -> float:
+    """How far apart series stand: all together within a quarter of the way to the next point."""
+    places = sorted({x for series in banded for x in series.x})
+    nearest = min((b - a for a, b in pairwise(places)), default=0.0)
+    return nearest / 4 / len(banded)
+
+
+def _bars(axes: "Axes", x: Sequence[float], series: Series) -> None:
+    if series.low and series.high:
+        low, high = _undrawn(series.low), _undrawn(series.high)
+        axes.vlines(x, low, high, color=series.colour, linewidth=1)
+
+
+def _outlines(axes: "Axes", series: Series) -> None:
+    for limit in (series.low, series.high):
+        axes.plot(series.x, _undrawn(limit), color=series.colour, linewidth=0.6, linestyle="--")
+
+
+def _undrawn(values: Sequence[float | None]) -> list[float]:
+    """Points that are undefined leave a gap."""
+    return [float("nan") if value is None else value for value in values]
+
+
+def _title(text: str) -> str:
+    """Break a title into lines that the axes have room for."""
+    lines = wrap(neutral(text, _LINE * _LINES), _LINE)
+    return "\n".join(lines)
 
 
 def _text(text: str) -> str:

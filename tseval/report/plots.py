@@ -10,6 +10,8 @@ from tseval.measurements import Curve, Measurement
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FD1", "#999933")
 # A file's name may have 255 bytes, its ending included.
 _NAME_CHARACTERS = 150
+# Between the parts of a group's name.
+_BETWEEN = " · "
 
 
 class Series(NamedTuple):
@@ -59,8 +61,10 @@ def plots_of(found: Measurement) -> list[Plot]:
     """Put the curves of a measurement into plots: those of one name share one.
 
     Curves of one group keep one colour over all plots of the measurement. A curve without any
-    point is not drawn: the measurement's numbers say why they are undefined.
+    point is not drawn: the measurement's numbers say why they are undefined. A group that names
+    a quantity, alone or behind a ' · ', is shown by that quantity's title.
     """
+    titles = {measure.name: measure.title for measure in found.measures}
     groups = list(dict.fromkeys(curve.group for curve in found.curves))
     together: dict[str, list[Curve]] = {}
     for curve in found.curves:
@@ -72,14 +76,16 @@ def plots_of(found: Measurement) -> list[Plot]:
             title=curves[0].title or name,
             x_title=curves[0].x_title,
             y_title=curves[0].y_title,
-            series=tuple(_series(curve, groups.index(curve.group)) for curve in curves),
+            series=tuple(_series(curve, groups.index(curve.group), titles) for curve in curves),
         )
         for name, curves in together.items()
     ]
 
 
-def _series(curve: Curve, place: int) -> Series:
-    label = curve.group or curve.title or curve.name
+def _series(curve: Curve, place: int, titles: dict[str, str]) -> Series:
+    parts = curve.group.split(_BETWEEN)
+    group = _BETWEEN.join(titles.get(part) or part for part in parts)
+    label = group or curve.title or curve.name
     return Series(
         label=f"{label} ({curve.variant})" if curve.variant else label,
         x=curve.x,
