@@ -90,6 +90,7 @@ def test_nested_fields_are_named_with_dots() -> None:
         ('axes = ["a", "b"]', 'axes = ["a", "b"]\nname = "x"', "holds the unknown key 'name'"),
         ('axes = ["a", "b"]', 'axes = ["a", "b"]\nalpha = 0.7', "alpha is 0.7, expected a number"),
         ('axes = ["a", "b"]', 'axes = ["a", "b"]\nmax_excluded = 2', "max_excluded is 2.0; it is"),
+        ('axes = ["a", "b"]', 'axes = ["a", "b"]\nties = "best"', "Invalid enum value 'best'"),
         ('axes = ["a", "b"]', 'axes = ["a", "b"]\nmin_n = 0', "min_n is 0, expected 1 or more"),
         ('decoding = "rec', 'decodings = "rec', "[require] names 'decodings', which no protocol"),
         ('key = "b"', 'key = "a"', "two columns have the key 'a'"),

@@ -16,6 +16,7 @@ from tests.unit.test_report_html import Elements
 from tseval.leaderboard.records import Row, Standing
 from tseval.report.board import write_board
 from tseval.report.board_plots import Drawn, front, pareto_plots, probe_plots
+from tseval.report.board_site import listed
 from tseval.report.board_view import bar, flat, linked, panels
 
 # What the templates are made of; a tag that is not among them came from elsewhere.
@@ -168,14 +169,72 @@ def test_the_front_is_marked_and_said() -> None:
     first, _ = drawn(standing())
     # ORR and ASR, both better low: (10, 5), (4, 8), (12, 32) and (2, 41).
     marked = {line[0]: line[3] for line in first.rows}
-    assert marked == {"Heron 8B": "yes", "Plover 8B": "yes", "Finch 4B": "no", "Wren demo": "yes"}
-    assert first.said.count("Heron 8B, Plover 8B, Wren demo") == 0
-    assert "Wren demo, Plover 8B, Heron 8B" in first.said
-    line, on, off = first.figure["data"]
-    assert line["x"] == [0.02, 0.04, 0.10]
-    assert on["text"] == ["Plover 8B", "Heron 8B", "Wren demo"]
-    assert on["marker"]["symbol"] == ["circle", "circle", "diamond-open"]
+    assert marked == {
+        "Heron 8B": "yes",
+        "Plover 8B": "yes",
+        "Finch 4B": "no",
+        "Wren demo": "not ranked",
+    }
+    assert "on both and better on one: Plover 8B, Heron 8B." in first.said
+    line, on, off, aside = first.figure["data"]
+    assert line["x"] == [0.04, 0.10]
+    assert on["text"] == ["Plover 8B", "Heron 8B"]
+    assert on["marker"]["symbol"] == ["circle", "circle"]
     assert off["text"] == ["Finch 4B"]
+    assert (aside["name"], aside["text"]) == ("not ranked", ["Wren demo"])
+    assert aside["marker"]["symbol"] == ["diamond-open"]
+
+
+def test_a_row_without_a_rank_pushes_no_other_off_the_front() -> None:
+    lossy = row("Lossy", 0.0, 0.0, why_unranked="95.0% of the rows are excluded")
+    ranked = rows()[:3]
+    table = replace(standing().tables[0], rows=(*ranked, lossy))
+    (first, *_) = drawn(standing(tables=(table,)))
+    marked = {line[0]: line[3] for line in first.rows}
+    assert (marked["Plover 8B"], marked["Heron 8B"]) == ("yes", "yes")
+    assert marked["Lossy"] == "not ranked"
+    assert first.figure["data"][-1]["marker"]["symbol"] == ["circle-open"]
+    assert "beside the front: Lossy." in first.said
+
+
+def test_in_a_table_without_ranks_what_cannot_be_ranked_is_beside_the_front() -> None:
+    lossy = row("Lossy", 0.0, 0.0)
+    lossy = replace(lossy, cells={**lossy.cells, "sr": cell(0.0, excluded={"unparsed": 190})})
+    some = (row("One", 0.1, 0.2), row("Two", 0.2, 0.1), lossy, rows()[3])
+    table = replace(standing().tables[1], rows=tuple(replace(each, rank=None) for each in some))
+    (first, *_) = drawn(standing(tables=(standing().tables[0], table)))[2:]
+    assert {line[0]: line[3] for line in first.rows} == {
+        "One": "yes",
+        "Two": "yes",
+        "Lossy": "not ranked",
+        "Wren demo": "not ranked",
+    }
+    assert first.title.startswith("ASR against XSTest ORR. thinking.budget 96")
+
+
+def test_demonstrations_alone_have_plots_that_say_what_they_are() -> None:
+    demo = entry("demo", demonstration=True)
+    some = tuple(
+        replace(row(name, asr, orr), entry=demo, rank=None)
+        for name, asr, orr in (("a", 0.1, 0.2), ("b", 0.2, 0.1))
+    )
+    bare = replace(standing().tables[0], rows=(), ranked=False)
+    table = replace(standing().tables[1], rows=some)
+    (only,) = drawn(standing(tables=(bare, table)))
+    assert only.title == "ASR against XSTest ORR. thinking.budget 96 (demonstrations)"
+    assert only.said.endswith("All rows are demonstrations.")
+    assert {line[3] for line in only.rows} == {"yes"}
+    one = replace(table, rows=some[:1])
+    assert drawn(standing(tables=(bare, one))) == []
+
+
+def test_no_demonstration_is_first_on_a_board_with_measured_rows() -> None:
+    demo = replace(rows()[3], rank=1, why_unranked="")
+    table, other = standing().tables
+    alone = replace(table, rows=(demo,))
+    assert listed(standing(tables=(alone, other)), "x").leaders == []
+    assert listed(standing(tables=(alone,)), "x").leaders == ["Wren demo (demonstration)"]
+    assert listed(standing(), "x").leaders == ["Heron 8B", "Plover 8B"]
 
 
 def test_whiskers_are_the_intervals() -> None:
@@ -196,7 +255,9 @@ def test_other_protocols_reported_rows_and_missing_cells_are_in_no_plot() -> Non
 def test_columns_without_a_better_end_have_no_front() -> None:
     board = replace(BOARD, axes=("depth", "asr"))
     deep = {**cells(0.1, 0.2), "depth": cell(0.4, unit="number")}
-    table = replace(standing().tables[0], rows=(replace(rows()[0], cells=deep),))
+    table = replace(
+        standing().tables[0], rows=tuple(replace(each, cells=deep) for each in rows()[:2])
+    )
     (only,) = drawn(standing(board=board, tables=(table,)))
     assert only.headings == ["model", "Valley depth", "ASR"]
     assert "front" not in only.said

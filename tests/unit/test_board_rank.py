@@ -362,6 +362,55 @@ def test_many_excluded_rows_or_few_of_them_are_not_ranked() -> None:
     assert small.rows[1].why_unranked == "A: n is 97, the board asks for 98"
 
 
+def shown(made: Entry) -> Entry:
+    return replace(made, demonstration=True)
+
+
+def test_demonstrations_move_no_rank_of_a_measured_row() -> None:
+    measured = [
+        entry("good", {("a", ASR): hits(30, 200)}),
+        entry("bad", {("a", ASR): hits(150, 200)}),
+        entry("even", {("a", ASR): hits(41, 200)}),
+    ]
+    demos = [shown(entry(f"demo {n}", {("a", ASR): hits(n, 200)})) for n in range(3)]
+    alone, beside = table(ONE, *measured), table(ONE, *measured, *demos)
+    assert {name: rank for name, rank in ranks(beside.rows).items() if "demo" not in name} == (
+        ranks(alone.rows)
+    )
+    assert beside.rows[0].label == "good"
+    assert {row.why_unranked for row in beside.rows if row.label.startswith("demo")} == {
+        "a demonstration, beside measured rows"
+    }
+    assert ranks(table(ONE, *demos).rows) == {"demo 0": 1, "demo 1": 1, "demo 2": 1}
+    # Where no measured row can be ranked, demonstrations show how it would be.
+    lossy = entry("lossy", {("a", ASR): [None] * 50 + hits(0, 150)})
+    assert ranks(table(ONE, lossy, demos[0]).rows) == {"demo 0": 1, "lossy": None}
+
+
+def test_demonstrations_decide_no_table_of_measured_rows() -> None:
+    # Two demonstrations of another protocol outnumber the one measured row.
+    demos = [shown(entry(f"demo {n}", {("a", ASR): hits(n, 50)}, text="both")) for n in range(2)]
+    found = standing(ONE, [*demos, entry("real", {("a", ASR): hits(9, 50)}, text="answer")])
+    assert [[row.label for row in each.rows] for each in found.tables] == [
+        ["real"],
+        ["demo 0", "demo 1"],
+    ]
+
+
+def test_rows_that_share_a_rank_stand_in_the_order_that_the_board_names() -> None:
+    def of(label: str, bad: int, date: str) -> Entry:
+        return replace(entry(label, {("a", ASR): hits(bad, 200)}), date=date)
+
+    entries = [of("c", 20, "2026-01-03"), of("b", 22, "2026-01-01"), of("a", 21, "2026-01-02"),
+               of("0", 150, "2025-01-01")]  # fmt: skip
+    orders = {
+        ties: [row.label for row in table(board(column("a"), ties=ties), *entries).rows]
+        for ties in ("headline", "label", "date")
+    }
+    assert orders == {"headline": ["c", "a", "b", "0"], "label": ["a", "b", "c", "0"],
+                      "date": ["b", "a", "c", "0"]}  # fmt: skip
+
+
 def test_reported_rows_are_never_ranked() -> None:
     figure = Row(label="x", slug="reported-x", cells={"a": Cell(value=0.0)}, source="a paper")
     found = standing(ONE, [entry("x", {("a", ASR): hits(50, 100)})], [figure])

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from .records import Board, Cell, Entry, Row, Standing, Table
 # Of a protocol, what says which number it is of and not how it was measured.
 _OWN = ("benchmark", "benchmark_version", "content_hash", "metric", "metric_version", "group")
 _NAMED_FIELDS = 3
+_SHOWN_ONLY = "a demonstration, beside measured rows"
 
 
 def standing(board: Board, entries: Sequence[Entry], reported: Sequence[Row] = ()) -> Standing:
@@ -25,7 +26,9 @@ def standing(board: Board, entries: Sequence[Entry], reported: Sequence[Row] = (
     to be better on one of the columns that the board ranks by, and worse on none; shown is what
     stands after Holm's adjustment over all pairs of the table's ranked rows and all of these
     columns. Tests are paired by prompt where both entries have outcomes. So the chance that any
-    of several equal rows is ranked below another is at most ``board.alpha``.
+    of several equal rows is ranked below another is at most ``board.alpha``. Demonstrations
+    settle nothing for measured rows: neither their table, nor their ranks, nor the adjustment;
+    where a measured row of a table can be ranked, its demonstrations are not.
 
     Args:
         board: The board.
@@ -41,8 +44,8 @@ def standing(board: Board, entries: Sequence[Entry], reported: Sequence[Row] = (
     shown = [each for each in every if each.scores]
     names = _Names(reported)
     fitting = [each for each in shown if not misfits(board, each)]
-    main, *further = _alike(fitting, apart=False) or [[]]
-    others = _alike([each for each in shown if each not in main], apart=True)
+    main, *further = _grouped(fitting, apart=False) or [[]]
+    others = _grouped([each for each in shown if each not in main], apart=True)
     if further:
         notes.append(
             f"{sum(map(len, further))} entries fit the board's protocol but differ from the others"
@@ -60,6 +63,20 @@ def standing(board: Board, entries: Sequence[Entry], reported: Sequence[Row] = (
 
 def _ordered(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: (entry.label.casefold(), entry.date, entry.digest))
+
+
+def _grouped(numbers: list[Numbers], *, apart: bool) -> list[list[Numbers]]:
+    """Group entries by protocol; demonstrations join the measured ones, or stand after them."""
+    measured = [each for each in numbers if not each.entry.demonstration]
+    groups = _alike(measured, apart=apart)
+    left = [each for each in numbers if each.entry.demonstration]
+    for group in groups:
+        known = {key: value for each in group for key, value in each.fingerprints.items()}
+        while joining := [each for each in left if _agree(known, each.fingerprints)]:
+            known |= joining[0].fingerprints
+            group.append(joining[0])
+            left = [each for each in left if each is not joining[0]]
+    return [*groups, *_alike(left, apart=apart)]
 
 
 def _alike(numbers: list[Numbers], *, apart: bool) -> list[list[Numbers]]:
@@ -115,7 +132,7 @@ def _table(board: Board, numbers: list[Numbers], names: "_Names", *, is_main: bo
             }
             for each in numbers
         ),
-        rows=tuple(sorted(rows, key=lambda row: _place(row, row.cells[headline]))),
+        rows=tuple(sorted(rows, key=lambda row: _place(board, row, row.cells[headline]))),
         ranked=any(row.rank is not None for row in rows),
         ranked_by=ranked_by if any(row.rank is not None for row in rows) else (),
     )
@@ -129,12 +146,17 @@ def _first(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return known
 
 
-def _place(row: Row, cell: Cell) -> tuple[int, int, float, str]:
-    """Order rows: by rank, then by the headline, then by name; unranked and blank ones last."""
+def _place(board: Board, row: Row, cell: Cell) -> tuple[int, bool, str, float, str]:
+    """Order rows: by rank, then as the board orders ties, then by name; unranked ones last."""
     rank = row.rank if row.rank is not None else 1 << 30
     sign = -1 if cell.higher_is_better else 1
     value = sign * cell.value if cell.value is not None else 0.0
-    return rank, cell.value is None, value, row.label.casefold()
+    blank, day = cell.value is None, ""
+    if board.ties != "headline":
+        blank, value = False, 0.0
+    if board.ties == "date" and row.entry is not None:
+        day = row.entry.date
+    return rank, blank, day, value, row.label.casefold()
 
 
 def _row(numbers: Numbers, names: "_Names") -> Row:
@@ -208,20 +230,22 @@ def slug_of(label: str) -> str:
 
 def _ranked_by(board: Board, numbers: list[Numbers], *, is_main: bool) -> tuple[str, ...]:
     choices = [board.rank_by] if is_main else [board.rank_by, board.rank_else]
-    for keys in filter(None, choices):
-        if any(not why_not(board, each, keys) for each in numbers):
-            return keys
+    measured = [each for each in numbers if not each.entry.demonstration]
+    for some in (measured, numbers):
+        for keys in filter(None, choices):
+            if any(not why_not(board, each.cells, keys) for each in some):
+                return keys
     return board.rank_by if numbers else ()
 
 
-def why_not(board: Board, numbers: Numbers, keys: Sequence[str]) -> str:
-    """Say why an entry cannot be ranked by some columns; '' if it can."""
+def why_not(board: Board, cells: Mapping[str, Cell], keys: Sequence[str]) -> str:
+    """Say why a row of these cells cannot be ranked by some columns; '' if it can."""
     for key in keys:
-        column, cell = board.column(key), numbers.cells[key]
+        column, cell = board.column(key), cells[key]
         if cell.value is None:
             return f"{column.title}: {cell.undefined}"
         for part in column.mean_of or (key,):
-            found = numbers.cells[part]
+            found = cells[part]
             lost = sum(found.excluded.values())
             title = board.column(part).title
             if found.n < board.min_n:
@@ -235,7 +259,14 @@ def why_not(board: Board, numbers: Numbers, keys: Sequence[str]) -> str:
 def _ranked(
     board: Board, numbers: list[Numbers], rows: list[Row], keys: tuple[str, ...]
 ) -> list[Row]:
-    why = [why_not(board, each, keys) for each in numbers]
+    why = [why_not(board, each.cells, keys) for each in numbers]
+    if any(
+        not reason and not one.entry.demonstration for one, reason in zip(numbers, why, strict=True)
+    ):
+        why = [
+            reason or (_SHOWN_ONLY if each.entry.demonstration else "")
+            for each, reason in zip(numbers, why, strict=True)
+        ]
     able = [place for place, reason in enumerate(why) if not reason]
     beats = _beats(board, numbers, able, keys)
     found = []

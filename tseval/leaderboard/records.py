@@ -9,6 +9,7 @@ from tseval.types import Score, Unit
 
 ENTRY_SCHEMA = 1
 Better = Literal["lower", "higher", "neither"]
+Ties = Literal["headline", "label", "date"]
 
 
 class Column(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +59,9 @@ class Board(Struct, frozen=True, kw_only=True):
             better than another if it is shown to be better on one of them and worse on none.
         rank_else: The same for tables of other protocols none of whose rows has all of
             ``rank_by``.
+        ties: Rows of which none is shown to be better share a rank; in which order they then stand:
+            by the value of the headline column ('headline'), by name ('label'), or by the day on
+            which their runs ended, the earliest first ('date').
         axes: Keys of the columns of the Pareto plot, x and y.
         require: Protocol fields, with dots, and the values that numbers of the board's own table
             have. Without a 'limit' among them, all rows have to be measured.
@@ -73,6 +77,7 @@ class Board(Struct, frozen=True, kw_only=True):
     axes: tuple[str, str]
     description: str = ""
     rank_else: tuple[str, ...] = ()
+    ties: Ties = "headline"
     require: dict[str, Any] = {}
     alpha: float = 0.05
     min_n: int = 1
@@ -178,7 +183,8 @@ class Row(Struct, frozen=True, kw_only=True):
         label: Unique in its table.
         slug: Lower-case letters, digits and dashes; unique on the board, fit for a file name.
         cells: By column key; every column has one.
-        rank: 1 + the rows significantly better; None if it is not ranked.
+        rank: 1 + the rows significantly better; None if it is not ranked, as no demonstration is
+            where a measured row of its table has a rank.
         why_unranked: Why not, or ''.
         better_than, beaten_by: Labels of the rows that it is shown to be better than, and worse.
         source: Of a reported row, where it was published; '' for measured ones.

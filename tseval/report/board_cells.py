@@ -10,6 +10,11 @@ from tseval.types import Estimate
 Kind = Literal["measured", "demonstration", "reported"]
 # How a rank comes about, in a sentence that fits below any table.
 RANKS = "Rank: 1 + the rows that are shown to be significantly better"
+TIES = {
+    "headline": "in the order of its first column",
+    "label": "in the order of their names",
+    "date": "in the order of their dates",
+}
 REPORTED = (
     "Figures that others published, under protocols of their own: beside the board, never ranked"
     " with what was measured"
@@ -114,10 +119,11 @@ def table_notes(standing: Standing, table: Table, *, whys: bool = True) -> Itera
         whys: Also say why rows have no rank.
     """
     if table.ranked:
+        ties = standing.board.ties
         yield (
             f"{RANKS}: on one of {titles(standing, table.ranked_by)}, and worse on none; at alpha"
             f" {standing.board.alpha:g} with Holm's adjustment over all pairs and columns; paired"
-            " by prompt where both rows can be"
+            f" by prompt where both rows can be; rows that share a rank stand {TIES[ties]}"
         )
     judged = {c.title: judges(table, c) for c in columns_of(standing, table.rows)}
     if any(judged.values()):

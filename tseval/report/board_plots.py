@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from tseval.leaderboard.records import Column, Entry, Row, Standing
+from tseval.leaderboard.rank import why_not
+from tseval.leaderboard.records import Board, Column, Entry, Row, Standing, Table
 from tseval.report import board_cells as cells
 from tseval.report import values
 from tseval.report.interactive import figure
@@ -42,17 +43,49 @@ class Drawn(NamedTuple):
 
 
 def pareto_plots(standing: Standing) -> list[Drawn]:
-    """Draw the rows of the board's own protocol: on its two axes, and against an ability.
+    """Draw the rows of each table: on the board's two axes, and against an ability.
 
-    Rows of other protocols and reported ones are in no plot: they cannot be compared with these.
+    No plot has rows of two protocols, nor reported ones: they cannot be compared. A table of which
+    fewer than two rows have both numbers has none.
     """
-    rows = standing.tables[0].rows if standing.tables else ()
-    found = []
-    for number, (x, y) in enumerate(_pairs(standing, rows)):
-        placed = [row for row in rows if _is_placed(row, x, y)]
-        if placed:
-            found.append(_pareto(f"pareto-{number + 1}", x, y, placed))
+    found: list[Drawn] = []
+    for table in standing.tables:
+        for x, y in _pairs(standing, table.rows):
+            placed = [row for row in table.rows if _is_placed(row, x, y)]
+            if len(placed) > 1:
+                apart = _apart(standing.board, table, placed, (x, y))
+                drawn = _pareto(f"pareto-{len(found) + 1}", x, y, placed, apart)
+                found.append(_told(drawn, table, placed))
     return found
+
+
+def _apart(
+    board: Board, table: Table, rows: Sequence[Row], axes: tuple[Column, Column]
+) -> frozenset[int]:
+    """Find the rows that are shown but neither on a front nor before one: those without a rank.
+
+    In a table without ranks they are the demonstrations beside measured rows, and the rows whose
+    numbers of these axes the board would not rank.
+    """
+    if table.ranked:
+        return frozenset(place for place, row in enumerate(rows) if row.rank is None)
+    kinds, keys = [cells.kind_of(row) for row in rows], [column.key for column in axes]
+    return frozenset(
+        place
+        for place, row in enumerate(rows)
+        if (kinds[place] == "demonstration" and "measured" in kinds)
+        or why_not(board, row.cells, keys)
+    )
+
+
+def _told(drawn: Drawn, table: Table, rows: Sequence[Row]) -> Drawn:
+    """Say of a plot which table it is of, and that it is of demonstrations."""
+    title, said = drawn.title, drawn.said
+    if not table.is_main:
+        title = f"{title}. {table.title}"
+    if all(cells.kind_of(row) == "demonstration" for row in rows):
+        title, said = f"{title} (demonstrations)", f"{said} All rows are demonstrations."
+    return drawn._replace(title=title, said=said)
 
 
 def _pairs(standing: Standing, rows: Sequence[Row]) -> list[tuple[Column, Column]]:
@@ -94,12 +127,10 @@ def front(points: Sequence[tuple[float, float]], better: tuple[bool, bool]) -> l
     return sorted(kept, key=lambda place: points[place])
 
 
-def _pareto(name: str, x: Column, y: Column, rows: Sequence[Row]) -> Drawn:
+def _pareto(name: str, x: Column, y: Column, rows: Sequence[Row], apart: frozenset[int]) -> Drawn:
     ends = [(_number(row, x), _number(row, y)) for row in rows]
-    directions = (x.higher_is_better, y.higher_is_better)
-    on = None if None in directions else front(ends, (bool(directions[0]), bool(directions[1])))
-    title = f"{y.title} against {x.title}"
-    others = [place for place in range(len(rows)) if place not in (on or [])]
+    on = _front_of(ends, (x.higher_is_better, y.higher_is_better), apart)
+    others = [n for n in range(len(rows)) if n not in (on or []) and n not in apart]
     data = []
     if on is not None:
         data.append(_front_line([ends[place] for place in on]))
@@ -107,34 +138,59 @@ def _pareto(name: str, x: Column, y: Column, rows: Sequence[Row]) -> Drawn:
     if others:
         label = "not on the front" if on is not None else "rows"
         data.append(_points(label, x, y, rows, others, len(rows), is_front=False))
+    if apart:
+        aside = _points("not ranked", x, y, rows, sorted(apart), len(rows), is_front=False)
+        aside["marker"]["symbol"] = [
+            f"{mark.removesuffix('-open')}-open" for mark in aside["marker"]["symbol"]
+        ]
+        data.append(aside)
     layout = {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 64, "r": 20, "t": 16, "b": 56},
         "hovermode": "closest",
         "legend": {"orientation": "h"},
-        "showlegend": on is not None,
+        "showlegend": on is not None or bool(apart),
         "xaxis": _axis(x, rows),
         "yaxis": _axis(y, rows),
     }
     headings = ["model", x.title, y.title, "on the front"]
+    stands = {**dict.fromkeys(on or (), "yes"), **dict.fromkeys(apart, "not ranked")}
     table = [
-        [row.label, _said(row, x), _said(row, y), "yes" if place in (on or []) else "no"]
+        [row.label, _said(row, x), _said(row, y), stands.get(place, "no")]
         for place, row in enumerate(rows)
     ]
     return Drawn(
         {"name": name, "data": data, "layout": layout},
-        title,
-        _front_said(x, y, rows, on),
+        f"{y.title} against {x.title}",
+        _front_said(x, y, rows, on, apart),
         headings if on is not None else headings[:3],
         table if on is not None else [line[:3] for line in table],
     )
 
 
-def _front_said(x: Column, y: Column, rows: Sequence[Row], on: Sequence[int] | None) -> str:
+def _front_of(
+    ends: Sequence[tuple[float, float]],
+    directions: tuple[bool | None, bool | None],
+    apart: frozenset[int],
+) -> list[int] | None:
+    """Find the front of the rows that are not apart; None where an axis has no better end."""
+    if None in directions:
+        return None
+    able = [place for place in range(len(ends)) if place not in apart]
+    better = (bool(directions[0]), bool(directions[1]))
+    return [able[n] for n in front([ends[place] for place in able], better)]
+
+
+def _front_said(
+    x: Column, y: Column, rows: Sequence[Row], on: Sequence[int] | None, apart: frozenset[int]
+) -> str:
     start = f"{x.title} ({cells.direction(x)}) and {y.title} ({cells.direction(y)})"
     counted = f"{start} of {len(rows)} {'row' if len(rows) == 1 else 'rows'}, with 95% intervals."
-    if on is None:
+    if apart:
+        names = ", ".join(rows[place].label for place in sorted(apart))
+        counted += f" Drawn hollow, not ranked and beside the front: {names}."
+    if not on:
         return counted
     names = ", ".join(rows[place].label for place in on)
     return (

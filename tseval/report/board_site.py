@@ -78,8 +78,17 @@ def listed(standing: Standing, folder: str) -> Listed:
         measured=kinds.count("measured"),
         demonstrations=kinds.count("demonstration"),
         reported=len(standing.reported),
-        leaders=[row.label for table in standing.tables[:1] for row in table.rows if row.rank == 1],
+        leaders=list(_leaders(standing, is_measured="measured" in kinds)),
     )
+
+
+def _leaders(standing: Standing, *, is_measured: bool) -> Iterator[str]:
+    """Name the first of the board's own table; demonstrations only where nothing was measured."""
+    for row in (row for table in standing.tables[:1] for row in table.rows if row.rank == 1):
+        if cells.kind_of(row) == "measured":
+            yield row.label
+        elif not is_measured:
+            yield f"{row.label} (demonstration)"
 
 
 def board_page(standing: Standing, pages: dict[str, str], links: Sequence[tuple[str, str]]) -> str:
