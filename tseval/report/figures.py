@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT, _DPI = 5.2, 3.6, 200
 _LONGEST = 60
 # A title is broken into lines of so many characters; a longer one than three of them is cut.
-_LINE, _LINES = 62, 3
+_LINE, _LINES = 58, 3
 # More filled bands than this hide one another; bars at no more points can be told apart.
 _MOST_BANDS, _MOST_BARS = 2, 30
 # Identifiers inside an SVG hang on the salt, the date would be today's; '$' is no formula here.
@@ -147,7 +147,18 @@ def _draw_on(axes: "Axes", plot: Plot) -> None:
     if len(plot.series) > 1:
         # Not by ``axes.legend()``, which leaves out labels that begin with an underscore.
         labels = [_text(series.label) for series in plot.series]
+        _legend(axes, lines, labels, below=crowded)
+
+
+def _legend(axes: "Axes", lines: list[Any], labels: list[str], *, below: bool) -> None:
+    """Name the lines: inside the axes, or below them where intervals leave no room inside."""
+    if not below:
         axes.legend(lines, labels, frameon=False, fontsize=8)
+        return
+    columns = 2 if max(map(len, labels)) <= _LINE // 2 else 1
+    axes.figure.legend(
+        lines, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=columns
+    )
 
 
 def _step(banded: Sequence[Series]) -> float:
