@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from .compare import Compared, Side
 from .errors import ConfigError
@@ -27,7 +28,8 @@ class Flip(Struct, frozen=True, kw_only=True):
         before, after: Mean values of its rollouts.
         worse: Whether the change is for the worse; None where neither end is better.
         answers_before, answers_after: What was answered, one text for each rollout that there is
-            (a failed one has none); None where a trace never closed.
+            (a failed one has none); None where a trace never closed. Empty if ``redacted``.
+        redacted: Whether the answers were left out.
     """
 
     benchmark: str
@@ -41,6 +43,7 @@ class Flip(Struct, frozen=True, kw_only=True):
     worse: bool | None
     answers_before: tuple[str | None, ...]
     answers_after: tuple[str | None, ...]
+    redacted: bool = False
 
 
 class _Changed(NamedTuple):
@@ -82,6 +85,14 @@ def flips(
         _flip(each.row, sample, values, there, here)
         for each in changed
         for sample, values in each.values.items()
+    ]
+
+
+def without_answers(found: Iterable[Flip]) -> list[Flip]:
+    """Leave out what was answered to harmful prompts, as reports that are published do."""
+    return [
+        replace(flip, answers_before=(), answers_after=(), redacted=True) if flip.harmful else flip
+        for flip in found
     ]
 
 

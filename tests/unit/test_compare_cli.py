@@ -91,14 +91,16 @@ def test_another_protocol_exits_4_and_can_be_allowed(runs: dict[str, Path]) -> N
 
 
 def test_what_changed_is_shown_with_both_answers_and_nothing_acts(runs: dict[str, Path]) -> None:
-    result = tseval("compare", runs["refuses"], runs["hostile"], "--flips", 2, "--markdown")
+    result = tseval("compare", runs["refuses"], runs["hostile"], "--flips", 2, "--markdown",
+                    "--no-redact")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert REFUSAL in result.stdout
     for harm in ("\x1b", "\u202e"):
         assert harm not in result.stdout
     # Markdown takes an escaped bracket for a character.
     assert result.stdout.count("<script>") == result.stdout.count("\\<script>") > 0
-    asked = tseval("compare", runs["refuses"], runs["hostile"], "--flips", 2, "--json")
+    asked = tseval("compare", runs["refuses"], runs["hostile"], "--flips", 2, "--json",
+                   "--no-redact")  # fmt: skip
     (flips,) = json.loads(asked.stdout)["flips"]
     # Every answer changed: two of each number are shown, those for the worse first.
     assert len(flips) == 4
@@ -106,6 +108,40 @@ def test_what_changed_is_shown_with_both_answers_and_nothing_acts(runs: dict[str
     assert flips[0]["worse"] is True
     none = tseval("compare", runs["mixed"], runs["again"], "--flips", 2)
     assert "no sample changed" in none.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        (("--json",), False),
+        (("--markdown",), False),
+        ((), True),
+        (("--redact",), False),
+        (("--json", "--no-redact"), True),
+    ],
+)
+def test_what_is_to_be_published_has_no_answers_to_harmful_prompts(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], kept: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    result = tseval("compare", runs["refuses"], runs["hostile"], "--flips", 2, *flags)
+    assert result.exit_code == 0, result.output
+    # Two samples changed under each of three numbers: only one of them is of benign prompts.
+    whole = tseval("compare", runs["refuses"], runs["hostile"], "--flips", 2, "--json",
+                   "--no-redact")  # fmt: skip
+    (flips,) = json.loads(whole.stdout)["flips"]
+    harmful = sum(flip["harmful"] for flip in flips)
+    assert 0 < harmful < len(flips)
+    shown = result.stdout.count(REFUSAL) + result.stdout.count("I'm sorry, but I can\\'t help")
+    assert shown == (len(flips) if kept else len(flips) - harmful)
+    if "--json" in flags:
+        (found,) = json.loads(result.stdout)["flips"]
+        assert [flip["redacted"] for flip in found] == [
+            flip["harmful"] and not kept for flip in found
+        ]
+        assert all(flip["prompt"] for flip in found)
+    elif not kept:
+        assert "answers to harmful prompts are left out; --no-redact shows them" in result.stdout
 
 
 def test_a_rollout_that_failed_is_not_shown_as_a_trace_that_never_closed() -> None:

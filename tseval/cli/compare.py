@@ -22,6 +22,10 @@ def command(
     flips: int = option(
         "--flips", default=0, min=0, help="Show N samples of each number that changed."
     ),
+    redact: bool | None = option(
+        "--redact/--no-redact",
+        help="Leave answers to harmful prompts out of --flips (default for --json and --markdown).",
+    ),
     json: bool = option("--json", default=False, help="Print the comparison as JSON."),
     markdown: bool = option("--markdown", default=False, help="Print the tables as Markdown."),
     debug: bool = option("--debug", default=False, help="Show tracebacks."),
@@ -34,10 +38,14 @@ def command(
         from msgspec import to_builtins
 
         from tseval.compare import compare
+        from tseval.flips import without_answers
 
         folders, sides = read_sides(runs)
         found = compare(sides[0], sides[1:], allow=words(allow))
         changed = _flips(found, folders, sides, flips)
+        if redact or (redact is None and (json or markdown)):
+            # These are for pull requests and pages; a terminal is the reader's own.
+            changed = [without_answers(samples) for samples in changed]
         if json:
             record: dict[str, Any] = {"comparisons": to_builtins(found)}
             if flips:

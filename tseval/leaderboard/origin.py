@@ -13,7 +13,7 @@ from tseval.outcomes import key_of, row_hash
 from tseval.protocol import differing
 from tseval.readback import Stored, stored_rows
 from tseval.roles import MetricSpec
-from tseval.types import Score
+from tseval.types import Score, Verdict
 
 from .check import Problem
 from .entry import hashed_files, submit
@@ -31,9 +31,10 @@ _CLOSE = 1e-9
 def check_run(entry: Entry, run: Path, name: str) -> list[Problem]:
     """Check an entry against the run that it was made of.
 
-    The run's own entry is made again and compared, field by field; and each outcome of rates over
-    refusals and harm is compared with the verdict in the run's journal, so that a run whose
-    scores were edited does not pass either.
+    The run's own entry is made again and compared, field by field; and each outcome of a rate is
+    compared with the verdict in the run's journal, so that a run whose scores were edited does not
+    pass either. Numbers that are no mean over verdicts (pass@k, majorities, those of lm-eval's
+    tasks and of probes) cannot be: a remark names them.
 
     Args:
         entry: The entry.
@@ -56,7 +57,21 @@ def check_run(entry: Entry, run: Path, name: str) -> list[Problem]:
     rest = [field for field in one if field not in (*_FREE, "scores", "files")]
     messages += [f"{field} is not the run's" for field in rest if one[field] != other[field]]
     messages += journal_faults(entry, run)
-    return [Problem(entry=name, severity="error", message=message) for message in messages]
+    found = [Problem(entry=name, severity="error", message=message) for message in messages]
+    apart = [_name(key_of(score)) for score in entry.scores if not _is_judged(score)]
+    if apart:
+        shown = ", ".join(apart[:_SHOWN_FIELDS]) + (", ..." if len(apart) > _SHOWN_FIELDS else "")
+        said = (
+            f"{len(apart)} numbers are held against the run's scores and files alone, not against"
+            f" verdicts in its journal: {shown}"
+        )
+        found.append(Problem(entry=name, severity="remark", message=said))
+    return found
+
+
+def _is_judged(score: Score) -> bool:
+    """Whether each outcome of a number is a verdict of the journal; lm-eval scores by itself."""
+    return score.metric in RATES and not score.benchmark.startswith("lm-eval/")
 
 
 def _score_faults(entry: Entry, made: Entry) -> Iterator[str]:
@@ -86,7 +101,7 @@ def journal_faults(entry: Entry, run: Path) -> Iterator[str]:
     known = {
         key_of(score): {(row.row, row.rollout): row for row in entry.outcomes.of(score) or []}
         for score in entry.scores
-        if score.metric in RATES and RATES[score.metric].label != "correct"
+        if _is_judged(score)
     }
     scores = [score for score in entry.scores if known.get(key_of(score))]
     wrong: Counter[tuple[str, ...]] = Counter()
@@ -115,7 +130,10 @@ def journal_faults(entry: Entry, run: Path) -> Iterator[str]:
 
 def _is_of(score: Score, metric: MetricSpec, stored: Stored) -> bool:
     row = stored.row
-    if row.benchmark != score.benchmark or row.harmful is not (metric.on == "harmful"):
+    if row.benchmark != score.benchmark:
+        return False
+    # Questions are neither harmful nor benign.
+    if row.harmful is not (None if metric.on == "question" else metric.on == "harmful"):
         return False
     # A part that is shown aside bears the class of its prompts as its group.
     return score.group in ("", row.group, metric.on)
@@ -129,7 +147,18 @@ def _fits(metric: MetricSpec, judge: str, stored: Stored, found: tuple[str, floa
         return value is None
     if not stored.row.verdicts.get(judge) and outcome in _UNSHOWN:
         return value is None
+    if metric.label == "correct":
+        return _is_checked(verdict, outcome, value)
     name, hit = outcome_of(metric, verdict)
     if hit is None or value is None:
         return hit is value and name == outcome
     return name == outcome and abs(float(hit) - value) < _CLOSE
+
+
+def _is_checked(verdict: Verdict, outcome: str, value: float | None) -> bool:
+    """Whether an outcome of pass@1 is what its checker found, or why it was not asked."""
+    if verdict.reason == "error":
+        return value is None
+    extracted = verdict.details.get("extracted")
+    name = "correct" if verdict.correct else "wrong" if extracted == "yes" else "no-answer"
+    return outcome == verdict.details.get("fate", name) and value == float(bool(verdict.correct))

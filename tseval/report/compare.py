@@ -121,13 +121,15 @@ def flips_page(found: "Sequence[Flip]") -> Page:
             *(values.value(end) for end in (flip.before, flip.after)),
             _excerpt(flip.prompt),
             *(
-                " | ".join(map(_excerpt, texts))
+                "(left out)" if flip.redacted else " | ".join(map(_excerpt, texts))
                 for texts in (flip.answers_before, flip.answers_after)
             ),
         )
         for flip in found
     ]
     notes = ["--json prints prompts and answers whole"] if found else ["no sample changed"]
+    if any(flip.redacted for flip in found):
+        notes.append("answers to harmful prompts are left out; --no-redact shows them")
     return Page("Samples that changed, the worst first", [Section("", headings, rows)], notes)
 
 
