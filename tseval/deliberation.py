@@ -150,6 +150,10 @@ def _row(wanted: Wanted, number: Number, found: Measurement) -> Finding:
     text, vote = "", 0
     if number.estimate is not None:
         text, vote = wanted.rule(number, number.estimate, beside, title)
+        if wanted.qualify is not None:
+            other = _other(wanted.rests_on, number, found)
+            text = wanted.qualify(text, other.estimate if other is not None else None)
+        text = " ".join(filter(None, (text, number.power)))
     return Finding(
         key=wanted.key,
         title=", ".join(filter(None, (wanted.title, _shown(wanted, number.group)))),
@@ -176,13 +180,22 @@ def _shown(wanted: Wanted, group: str) -> str:
 
 def _control(wanted: Wanted, number: Number, found: Measurement) -> tuple[Estimate | None, str]:
     """Find the number that a row is read against."""
-    metric, pattern = wanted.beside
+    each = _other(wanted.beside, number, found)
+    if each is None:
+        return None, ""
+    return each.estimate, wanted.beside_title.format(name=each.note.rpartition(": ")[2])
+
+
+def _other(named: tuple[str, str], number: Number, found: Measurement) -> Number | None:
+    """Find another number of a measurement by its metric and the pattern of its group."""
+    metric, pattern = named
     wished = re.compile(pattern.format(group=re.escape(number.group)))
-    for each in found.numbers:
-        if each.metric == metric and not each.variant and wished.fullmatch(each.group):
-            name = each.note.rpartition(": ")[2]
-            return each.estimate, wanted.beside_title.format(name=name)
-    return None, ""
+    matching = (
+        each
+        for each in found.numbers
+        if each.metric == metric and not each.variant and wished.fullmatch(each.group)
+    )
+    return next(matching, None)
 
 
 def _rates(wanted: Wanted, scorecard: Scorecard, judge: str) -> Iterator[Finding]:

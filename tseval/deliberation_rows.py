@@ -19,6 +19,8 @@ class Wanted(NamedTuple):
             own); empty: the number's null.
         beside_title: What that is; '{name}' is what its note names.
         is_gain: Whether that is a difference to something, and no value of its own.
+        rests_on: Metric and pattern of a number that the sentence rests on as well.
+        qualify: Says in a second sentence what follows from that number, or from its absence.
         shown: What the title says of the group ('{group}', or its '{last}' part); '' is nothing.
     """
 
@@ -32,6 +34,8 @@ class Wanted(NamedTuple):
     beside: tuple[str, str] = ("", "")
     beside_title: str = ""
     is_gain: bool = False
+    rests_on: tuple[str, str] = ("", "")
+    qualify: readings.Qualifier | None = None
     shown: str = "{group}"
 
 
@@ -160,19 +164,19 @@ WANTED: tuple[Wanted, ...] = (
     ),
     Wanted(
         key="performative",
-        title="Changes of stance without effect",
+        title="Changes of stance without a shown effect",
         probe="oscillation",
         metric="performative_share",
         groups=r"",
         rule=readings.performative,
         axis="share",
         beside=("significant_excess", r""),
-        beside_title="with effect, over sham cuts",
+        beside_title="with a shown effect, over sham cuts",
         is_gain=True,
     ),
     Wanted(
         key="meaningful",
-        title="Changes of stance with effect, a trace",
+        title="Changes of stance with a shown effect, a trace",
         probe="oscillation",
         metric="meaningful_per_trace",
         groups=r"",
@@ -188,8 +192,10 @@ WANTED: tuple[Wanted, ...] = (
         rule=readings.told_apart,
         axis="AUROC",
         beside=("harm_auroc_gain", "{group}"),
-        beside_title="over the best control ({name})",
+        beside_title="over the best control but the benchmark ({name})",
         is_gain=True,
+        rests_on=("harm_auroc_unseen", "{group}"),
+        qualify=readings.by_source,
     ),
     Wanted(
         key="steering",

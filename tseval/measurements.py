@@ -35,6 +35,22 @@ class MeasureSpec(Struct, frozen=True, kw_only=True):
     companions: tuple[str, ...] = ()
 
 
+class ByPrompt(Struct, frozen=True, kw_only=True):
+    """What a share comes to on each prompt: what two runs are paired by.
+
+    Attributes:
+        rows: Names of the prompts by ``row_hash``, 12 hex digits each, one behind the other.
+        clusters: Of each prompt; equal ones are not independent.
+        means: Share of each prompt's answers that count.
+        answers: How many answers these are of, at least 1.
+    """
+
+    rows: str
+    clusters: tuple[int, ...]
+    means: tuple[float, ...]
+    answers: tuple[int, ...]
+
+
 class Number(Struct, frozen=True, kw_only=True):
     """One quantity with its interval, denominators and null.
 
@@ -54,6 +70,8 @@ class Number(Struct, frozen=True, kw_only=True):
         variant: '' for tseval's definition; else whose: 'paper'.
         headline: Whether it becomes a score of the scorecard.
         note: What a reader has to know beside it.
+        by_prompt: What it comes to on each prompt; None where that is not kept.
+        power: What a number of this size could have shown, as a sentence; or ''.
     """
 
     metric: str
@@ -70,6 +88,8 @@ class Number(Struct, frozen=True, kw_only=True):
     variant: str = ""
     headline: bool = False
     note: str = ""
+    by_prompt: ByPrompt | None = None
+    power: str = ""
 
 
 class Curve(Struct, frozen=True, kw_only=True):

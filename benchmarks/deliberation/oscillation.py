@@ -26,11 +26,11 @@ from ._oscillation_cuts import Replays, plan_cuts
 if TYPE_CHECKING:
     from tseval.probes import Probing, ReplayedCut, StanceTrace
 
-_PERFORMATIVE = "transitions of stance at which the answer does not move, of all transitions"
+_PERFORMATIVE = "transitions of stance at which no move of the answer is shown, of all transitions"
 _MEASURES = (
     tseval.MeasureSpec(
         name="performative_share",
-        title="performative",
+        title="performative (no effect shown)",
         unit="share",
         summary=f"{_PERFORMATIVE}; 1 - significant_share",
     ),
@@ -103,7 +103,7 @@ class Oscillation:
         metrics=("performative_share", "meaningful_per_trace", "oscillation_rate"),
         needs=("prefix", "token_ids"),
         stances=True,
-        version="2",
+        version="3",
         note="rests on the stance judge: see what it is worth before what it finds",
     )
 
@@ -257,6 +257,7 @@ class _Work:
             excluded_cuts=few,
             note=note,
         )
+        power = next((number.power for number in numbers if number.power), "")
         return tseval.Measurement(
             probe=Oscillation.card.name,
             title=Oscillation.card.title,
@@ -264,7 +265,7 @@ class _Work:
             numbers=(*numbers, *self._agreement(traces, note)),
             grids=grids,
             excluded=dict(sorted({**self.excluded, **few, **replays.lost}.items())),
-            notes=tuple(self._notes(traces, cuts, replays, note)),
+            notes=tuple(self._notes(traces, cuts, replays, note, power)),
         )
 
     def _lost_traces(self) -> dict[str, int]:
@@ -336,6 +337,7 @@ class _Work:
         cuts: list[ReplayedCut],
         replays: Replays,
         note: str,
+        power: str,
     ) -> list[str]:
         from tseval.probes import MOST_CHUNKS, transitions
 
@@ -352,6 +354,10 @@ class _Work:
                 self.session.warn(f"oscillation: {notes[-1]}")
         notes.append(f"{replays.planned} of {existing} transitions replayed; one family of tests")
         notes.append(f"{shams} of {len(cuts)} have a sham")
+        if power:
+            notes.append(
+                f"{power} 'Performative' says that no effect is shown, not that there is none"
+            )
         if self.ties:
             notes.append(f"{self.ties} chunks without a majority of the stance panel")
         lost = sum(replays.lost.values())

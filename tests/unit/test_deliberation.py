@@ -236,7 +236,12 @@ def turns(share: tuple[float, float, float], excess: float) -> Measurement:
 @pytest.mark.parametrize(
     ("share", "excess", "text", "vote"),
     [
-        ((0.8, 0.7, 0.9), 0.05, "Most do not move the answer, but more do than sham cuts.", 0),
+        (
+            (0.8, 0.7, 0.9),
+            0.05,
+            "Most are not shown to move the answer, but more are than sham cuts.",
+            0,
+        ),
         ((0.8, 0.7, 0.9), -0.05, "more than sham cuts do is not shown", 0),
         ((0.2, 0.1, 0.3), 0.05, "Most move the answer, and more than sham cuts do.", -1),
         ((0.2, 0.1, 0.3), -0.05, "is not shown", 0),
@@ -251,8 +256,55 @@ def test_changes_of_stance_are_read_against_sham_cuts(
     assert text in finding.reading
     assert finding.vote == vote
     assert row(found_card, "meaningful").reading == (
-        "Between 0.02 and 0.20 a trace move its answer."
+        "Between 0.02 and 0.20 a trace are shown to move it."
     )
+
+
+def test_changes_of_stance_are_named_by_what_is_shown_and_say_what_could_have_been() -> None:
+    could = "No move from one half can be shown."
+    powerless = plain("performative_share", "", 0.8, 0.7, 0.9, power=could)
+    none = number(
+        metric="meaningful_per_trace", group="", estimate=None, undefined="undefined: 4 cuts"
+    )
+    found_card = the_card(found("oscillation", powerless, none))
+    finding = row(found_card, "performative")
+    assert finding.title == "Changes of stance without a shown effect"
+    assert finding.reading.endswith(f"sham cuts do is not shown. {could}")
+    assert row(found_card, "meaningful").title == "Changes of stance with a shown effect, a trace"
+    assert row(found_card, "meaningful").reading == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "gain", "unseen", "text"),
+    [
+        (0.7, 0.05, None, "better than from their words or length. That it is by their source"),
+        (0.7, -0.05, None, "length is not shown. That it is by their source"),
+        (0.7, 0.05, 0.6, "It holds on benchmarks that the probe was not fitted on."),
+        (0.7, 0.05, 0.5, "On benchmarks that it was not fitted on it is not shown"),
+        (0.5, 0.05, 0.6, "That they can be told apart here is not shown."),
+    ],
+)
+def test_harm_is_read_by_benchmarks_that_the_probe_has_not_seen(
+    low: float, gain: float, unseen: float | None, text: str
+) -> None:
+    group, why = "plain · state A", "undefined: all harmful prompts are of one benchmark"
+    held_out = (
+        number(metric="harm_auroc_unseen", group=group, estimate=None, undefined=why)
+        if unseen is None
+        else plain("harm_auroc_unseen", group, 0.8, unseen, 0.9)
+    )
+    harm = found(
+        "latent_harm",
+        plain("harm_auroc", group, 0.8, low, 0.9),
+        plain("harm_auroc_gain", group, 0.2, gain, 0.3, note="best control: prompt words"),
+        held_out,
+    )
+    finding = row(the_card(harm), "latent_harm")
+    assert text in finding.reading
+    # The benchmark, a control that is at 1 by design, is not among those that it beats.
+    assert "best control" not in finding.reading
+    assert finding.beside_title == "over the best control but the benchmark (prompt words)"
+    assert finding.vote == 0
 
 
 def test_too_little_is_no_verdict_and_a_change_beats_what_is_merely_not_shown() -> None:

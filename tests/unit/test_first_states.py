@@ -231,8 +231,17 @@ def test_latent_harm_is_read_and_steering_is_counted_prompt_by_prompt(tmp_path: 
     assert gain.estimate.value == pytest.approx(1 - anyway / len(usable))
     assert gain.excluded == {"empty": 60 - len(usable)}
     assert gain.p_value < 1e-6
+    # The notice makes no benign prompt refuse, and hardly one refuses without it.
     benign = run.number("steering_gain", "benign")
-    assert (benign.estimate.value, benign.p_value) == (0, 1)
+    refused = benign.counts["refused anyway"]
+    assert (benign.counts["only steered"], benign.counts["only plain"]) == (0, 0)
+    if refused < 10:
+        assert (benign.estimate, benign.p_value) == (None, None)
+        assert benign.undefined == f"undefined: {refused} prompts with refusals"
+    else:
+        assert (benign.estimate.value, benign.p_value) == (0, 1)
+    (note,) = run.found.notes
+    assert note.endswith("which a probe may tell apart; nothing in this run rules that out")
     # The benchmark says all there is to know about harm here, and the table shows it.
     controls = {row[:2]: row for row in run.found.grids[0].rows}
     assert controls["plain · state A", "benchmark"][2] == 1.0
@@ -255,6 +264,7 @@ def test_a_pair_of_benchmarks_is_read_by_a_probe_of_the_others(tmp_path: Path) -
     )
     unseen = run.number("harm_auroc_unseen", "plain · state A")
     assert unseen.note == "mean over 4 of 4 pairs of benchmarks, each held out"
+    assert "the figure on unseen pairs" in run.found.notes[0]
     assert unseen.estimate.value > 0.9
     grid = next(each for each in run.found.grids if each.name == "unseen")
     assert ("plain · state A", "probe_harmful and quick_benign") in {r[:2] for r in grid.rows}

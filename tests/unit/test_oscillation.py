@@ -93,6 +93,8 @@ def test_a_model_that_decides_at_its_first_sentence_only_narrates(tmp_path: Path
         assert value(found, "locked_share", group, "paper") == 1.0
     assert grid(found, "cells").rows[0] == ("transitions", "locked", 12, 0)
     assert number(found, "performative_share").counts["stopped for futility"] == 12
+    (power,) = (note for note in found.notes if "replays a point in a family of 12" in note)
+    assert "no effect is shown, not that there is none" in power
     # Runs of one chunk have no room for a sham; that is said, and no null made up.
     assert number(found, "significant_share").null is None
     assert number(found, "significant_excess").undefined == "undefined: 0 cuts"
@@ -420,6 +422,73 @@ def test_weights_make_replayed_cuts_stand_for_all_of_their_prompt() -> None:
     assert plain.value == pytest.approx(10 / 11)
     # 19 transitions of 11 traces, 10 of them moving.
     assert each.value == pytest.approx(10 / 11)
+
+
+def turned(pair: Any, cuts: int, *, replays: int) -> dict[tuple[str, str, str], Number]:
+    """Numbers of as many prompts with one transition each, all replayed with one outcome."""
+    from tseval.probes import ReplayedCut, oscillation_results
+
+    traces = [
+        StanceTrace(prompt=p, rollout=0, harmful=True, ends=(1, 2), labels=(1, -1))
+        for p in range(cuts)
+    ]
+    change = Transition(before=1, after=-1, pre=1, post=2)
+    found = oscillation_results(
+        traces,
+        [ReplayedCut(trace=p, change=change, real=pair) for p in range(cuts)],
+        list(range(cuts)),
+        seed=0,
+        draws=50,
+        replays=replays,
+        excluded_traces={},
+        excluded_cuts={},
+    )
+    return {(n.metric, n.group, n.variant): n for n in found.numbers}
+
+
+def test_where_no_outcome_is_significant_a_share_of_significant_ones_is_no_number() -> None:
+    from tseval.probes import Pair, Tally
+
+    # From nobody to everybody, p = 2 / 70: significant alone, and never in a family of twelve.
+    edge = Pair(pre=Tally(0, 4), post=Tally(4, 4))
+    few = turned(edge, 12, replays=4)
+    why = "undefined: no outcome of 4 replays a point is significant in a family of 12"
+    for metric in ("performative_share", "significant_share", "meaningful_per_trace"):
+        number = few[metric, "", ""]
+        assert (number.estimate, number.undefined) == (None, why)
+    assert few["significant_share", "Holm within the model", "paper"].undefined == why
+    # What needs no rejection in this family is measured all the same.
+    for key in (
+        ("locked_share", "", ""),
+        ("shift_toward_stance", "", ""),
+        ("significant_share", "", "bh"),
+        ("significant_share", "Holm within each trace", "paper"),
+    ):
+        assert few[key].estimate is not None, key
+    more = turned(Pair(pre=Tally(0, 8), post=Tally(8, 8)), 12, replays=8)
+    assert value_of(more["performative_share", "", ""]) == 0.0
+
+
+def value_of(number: Number) -> float:
+    assert number.estimate is not None, number.undefined
+    return number.estimate.value
+
+
+def test_what_the_tests_could_have_shown_stands_on_the_numbers_made_of_them() -> None:
+    from tseval.probes import Pair, Tally
+    from tseval.probes.cuts import power_sentence
+
+    # Every answer moves by half, and hardly a test of the family of thirty can say so.
+    found = turned(Pair(pre=Tally(4, 16), post=Tally(12, 16)), 30, replays=16)
+    assert value_of(found["performative_share", "", ""]) == 1.0
+    assert found["performative_share", "", ""].power == (
+        "With 16 replays a point in a family of 30"
+        " no move from one half can be shown, only larger ones."
+    )
+    assert found["meaningful_per_trace", "", ""].power
+    assert found["locked_share", "", ""].power == ""
+    assert "found in four of five if it is 0.32 or more" in power_sentence(100, 300)
+    assert "found in fewer than four of five" in power_sentence(16, 5)
 
 
 def test_shams_that_move_as_their_transitions_do_leave_no_excess() -> None:

@@ -6,6 +6,7 @@ after a change of stance; m cuts are one family.
 
 from collections.abc import Sequence
 from functools import cache
+from math import comb
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -243,6 +244,37 @@ def smallest_significant_move(n: int, tests: int, alpha: float = ALPHA) -> float
     half = n // 2
     moves = np.flatnonzero(fisher_table(n)[half] <= alpha / tests)
     return float(np.abs(moves - half).min() / n) if moves.size else None
+
+
+def can_reject(pairs: Sequence[Pair], alpha: float = ALPHA) -> bool:
+    """Whether any outcome at all is significant under Holm, with as many replays as there are.
+
+    Args:
+        pairs: The family.
+        alpha: Bound on the chance of any false rejection.
+    """
+    # From nobody to everybody is the least likely outcome of a table with these margins.
+    sizes = {(pair.pre.n, pair.post.n) for pair in pairs}
+    least = [(2 if n == m else 1) / comb(n + m, n) for n, m in sizes if n and m]
+    return bool(least) and min(least) <= alpha / len(pairs)
+
+
+def power_sentence(n: int, tests: int) -> str:
+    """Say in words how far an answer has to move for a cut to show it.
+
+    Args:
+        n: Replays at each point.
+        tests: Size of the family.
+    """
+    size = f"{n} replays a point in a family of {tests}"
+    if smallest_significant_move(n, tests) is None:
+        return f"With {size} no move from one half can be shown, only larger ones."
+    move = detectable_move(n, tests)
+    if move is None:
+        return (
+            f"With {size} even a move from one half to an end is found in fewer than four of five."
+        )
+    return f"With {size} a move from one half is found in four of five if it is {move:.2f} or more."
 
 
 def detectable_move(

@@ -20,9 +20,11 @@ from .cuts import (
     ALPHA,
     LockedRule,
     ReplayedCut,
+    can_reject,
     family_of,
     is_locked,
     locked_as_published,
+    power_sentence,
     sign_flip_p,
     toward,
 )
@@ -35,6 +37,14 @@ Mask = NDArray[np.bool_]
 FISHER = "Fisher's exact test, Holm over all cuts of the run"
 _DISCOVERY = "Fisher's exact test, Benjamini-Hochberg over all cuts of the run"
 _POOLS = {"": None, "harmful": True, "benign": False}
+# Numbers made of what the tests of the whole family reject ...
+_TESTED = (
+    *("performative_share", "significant_share", "significant_excess"),
+    "meaningful_per_trace",
+)
+# ... and variants whose families are smaller.
+_SMALLER = ("Holm within harmful and within benign", "Holm within each trace")
+NO_OUTCOME = "undefined: no outcome of {n} replays a point is significant in a family of {m}"
 _PUBLISHED: dict[LockedRule, str] = {
     "pre": "raw rate before the cut",
     "both": "raw rates before and after",
@@ -74,7 +84,8 @@ def oscillation_results(
         excluded_cuts: Replayed cuts that are not among ``cuts``, by reason.
         note: Put beside every number.
     """
-    work = _Work(traces, cuts, clusters, seed, draws, (excluded_traces, excluded_cuts), note)
+    excluded = (excluded_traces, excluded_cuts)
+    work = _Work(traces, cuts, clusters, seed, draws, replays, excluded, note)
     numbers = [number for pool in _POOLS for number in work.of_pool(pool)]
     numbers += [work.excess(), *work.as_published()]
     tables = (
@@ -96,6 +107,7 @@ class _Work:
         clusters: Sequence[int],
         seed: int,
         draws: int,
+        replays: int,
         excluded: tuple[dict[str, int], dict[str, int]],
         note: str,
     ) -> None:
@@ -107,7 +119,11 @@ class _Work:
         self.moves = np.array([len(transitions(trace.labels)) for trace in traces], dtype=float)
         self.at = np.array([cut.trace for cut in cuts], dtype=np.int64)
         self.weights = self._weights()
-        self.family = family_of([cut.real for cut in cuts])
+        real = [cut.real for cut in cuts]
+        self.family = family_of(real)
+        # Of what no outcome could have shown, nothing was measured.
+        self.powerless = "" if can_reject(real) else NO_OUTCOME.format(n=replays, m=len(cuts))
+        self.power = power_sentence(replays, len(cuts)) if cuts else ""
         self.significant = self.family.holm <= ALPHA
         self.locked = np.array([is_locked(cut.real.pre) for cut in cuts], dtype=bool)
         self.shift = np.array([toward(c.real, c.change.after) for c in cuts], dtype=float)
@@ -183,8 +199,8 @@ class _Work:
         everything = np.ones(len(self.cuts), dtype=bool)
         whole = self._paper("significant_share", "Holm within the model", self.significant)
         split = {
-            "Holm within harmful and within benign": [int(self.harmful[t]) for t in self.at],
-            "Holm within each trace": [int(t) for t in self.at],
+            _SMALLER[0]: [int(self.harmful[t]) for t in self.at],
+            _SMALLER[1]: [int(t) for t in self.at],
         }
         found = [whole]
         for group, families in split.items():
@@ -304,6 +320,11 @@ class _Work:
         headline: bool = False,
     ) -> Number:
         few = _few(among, "cuts")
+        tested = metric in _TESTED and variant != "bh" and group not in _SMALLER
+        if not few and tested:
+            few = self.powerless
+        if few:
+            null = None
         return Number(
             metric=metric,
             group=group,
@@ -326,6 +347,7 @@ class _Work:
             variant=variant,
             headline=headline,
             note=self.note,
+            power=self.power if tested else "",
         )
 
     def _paper(self, metric: str, group: str, values: Mask) -> Number:
