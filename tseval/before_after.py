@@ -9,7 +9,9 @@ from msgspec import Struct
 from .compare import match_scores
 from .deliberation import DeliberationCard, Finding, deliberation
 from .errors import ConfigError, NotComparable
+from .measurements import ByPrompt
 from .outcomes import Outcomes
+from .prompt_pairs import paired_by_prompt
 from .protocol import differing
 from .runfolder import RunFolder, Scorecard
 from .stats_compare import independent
@@ -131,7 +133,8 @@ def _compared(before: _Side, after: _Side) -> Changes:
         _change(
             there[at],
             row,
-            _paired(_score(before, row), _score(after, row), outcomes),
+            _paired(_score(before, row), _score(after, row), outcomes)
+            or paired_by_prompt(_kept(before, row), _kept(after, row)),
             key=row.key,
             title=row.title,
             axis=row.axis,
@@ -154,8 +157,8 @@ def _compared(before: _Side, after: _Side) -> Changes:
 def _notes(rows: Sequence[Change], sides: "Sequence[_Side | _Named]") -> Iterator[str]:
     if any(row.difference is not None and "independent" in row.difference.method for row in rows):
         yield (
-            "differences marked 'independent' take the two runs as independent samples, though"
-            " both were asked the same prompts: as a rule their intervals are too wide"
+            "differences marked 'independent' take the two runs as independent samples, also where"
+            " both were asked the same prompts: as a rule their intervals are then too wide"
         )
     if len({_named(side) for side in sides}) == 1:
         yield "both runs name the same model"
@@ -328,7 +331,7 @@ def _paired(
         low=found.low,
         high=found.high,
         level=found.level,
-        method=f"paired ({found.method}, {len(matched.samples)} prompts)",
+        method=f"paired by prompt, n={len(matched.samples)} ({found.method})",
     )
 
 
@@ -338,6 +341,18 @@ def _score(side: _Side, row: Finding) -> Score | None:
         for score in side.scorecard.scores
         if (score.benchmark, score.metric, score.group) == row.source
         and score.judge == side.card.judge
+    )
+    return next(found, None)
+
+
+def _kept(side: _Side, row: Finding) -> ByPrompt | None:
+    """Find what a probe kept of its prompts for a row."""
+    found = (
+        number.by_prompt
+        for measured in side.folder.measurements()
+        if measured.judge == side.card.judge
+        for number in measured.numbers
+        if (measured.probe, number.metric, number.group) == row.source and not number.variant
     )
     return next(found, None)
 

@@ -132,6 +132,10 @@ class Branching:
             harmful=np.asarray(harmful),
             clusters=self._clusters[[trace.sample for trace in self.traces]],
             answers=self._sizes.commitment_answers,
+            rows=tuple(
+                tseval.row_hash(sample.id, sample.prompt)
+                for sample in (self._samples[trace.sample] for trace in self.traces)
+            ),
         )
 
     async def _cut(self, trace: _Trace) -> list[_Cell]:

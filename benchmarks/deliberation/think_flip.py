@@ -189,6 +189,7 @@ def _count(
         rollouts=rollouts,
         plain=np.asarray([c.total() - c["error"] - c["overlong"] for c in plain], dtype=np.int64),
         reopened=np.asarray([c["reopened"] for c in plain], dtype=np.int64),
+        rows=tuple(tseval.row_hash(sample.id, sample.prompt) for sample in samples),
     )
     return flips, dict(sorted(excluded.items()))
 

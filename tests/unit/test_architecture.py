@@ -13,7 +13,7 @@ ORDER = (
     *("errors", "workers", "types", "measurements"),
     *("hookspecs", "formats", "thinking", "requests", "stances", "roles", "wrapping"),
     *("stats", "stats_compare", "stats_paired", "stats_agreement"),
-    *("stats_judge", "metrics", "outcomes", "row_means", "tally", "power"),
+    *("stats_judge", "metrics", "outcomes", "row_means", "prompt_pairs", "tally", "power"),
     *("protocol", "spec", "panels", "cards", "tables", "hub"),
     *("checkers", "questions", "data", "rollouts"),
     *("kinds", "plugins", "journal_index", "journal", "readback", "arrays"),

@@ -13,6 +13,8 @@ from tests.unit.test_report import card, score
 from tseval.before_after import Changes, changes_between
 from tseval.errors import ConfigError, NotComparable
 from tseval.measurements import Measurement, MeasureSpec, Number
+from tseval.outcomes import row_hash
+from tseval.prompt_pairs import by_prompt
 from tseval.protocol import fingerprint
 from tseval.report.deliberation import changes_page, changes_part, slopes
 from tseval.report.judges import markdown_page
@@ -162,6 +164,33 @@ def test_defences_that_leave_the_models_name_alone_are_named(tmp_path: Path) -> 
     assert "both runs name the same model" in between(plain, plain).notes
 
 
+def test_rows_that_keep_their_prompts_are_paired_and_the_others_are_not(tmp_path: Path) -> None:
+    rows = [row_hash("", str(place)) for place in range(40)]
+
+    def made(hits: list[int]) -> Measurement:
+        share = sum(hits) / 40
+        kept = by_prompt(rows, range(40), hits, [1] * 40)
+        mine = {"metric": "flips_better", "estimate": estimate(share, share - 0.15, share + 0.15)}
+        numbers = number(group="harmful", by_prompt=kept, **mine), number(group="benign", **mine)
+        return msgspec.structs.replace(flips(0), numbers=numbers)
+
+    found = between(
+        folder(tmp_path / "a", made([1] * 20 + [0] * 20)),
+        folder(tmp_path / "b", made([1] * 24 + [0] * 16)),
+    )
+    harmful, benign = (change.difference for change in found.changes)
+    assert harmful is not None
+    assert benign is not None
+    by_hand = tango_interval(4, 0, 40)
+    assert (harmful.low, harmful.high) == pytest.approx((by_hand.low, by_hand.high))
+    assert harmful.value == pytest.approx(benign.value) == pytest.approx(0.1)
+    assert harmful.method == "paired by prompt, n=40 (tango)"
+    assert benign.method == "independent (mover)"
+    # What both show alike is told by pairs alone.
+    assert harmful.low > 0 > benign.low
+    assert any("'independent'" in note for note in found.notes)
+
+
 # -- comparable or not
 
 
@@ -243,7 +272,7 @@ def test_rates_over_the_same_prompts_are_paired(tmp_path: Path) -> None:
     # Who is refused after was refused before: nothing speaks the other way.
     expected = tango_interval(0, gone, 24)
     assert (rate.difference.low, rate.difference.high) == (expected.low, expected.high)
-    assert rate.difference.method == "paired (tango, 24 prompts)"
+    assert rate.difference.method == "paired by prompt, n=24 (tango)"
     assert rate.reading == "Better."
     loose = independent(rate.before, rate.after)
     assert rate.difference.high - rate.difference.low < loose.high - loose.low

@@ -69,7 +69,7 @@ def test_the_difference_of_a_rate_is_paired_by_prompt(tmp_path: Path) -> None:
     assert (found.difference.value, found.difference.low, found.difference.high) == pytest.approx(
         (wanted.value, wanted.low, wanted.high)
     )
-    assert found.difference.method == "paired (tango, 24 prompts)"
+    assert found.difference.method == "paired by prompt, n=24 (tango)"
     assert (found.n_before, found.n_after, found.reading) == (24, 24, "Better.")
 
 
@@ -100,7 +100,7 @@ def test_several_rollouts_of_a_prompt_are_paired_by_their_means(tmp_path: Path) 
     after = measured(tmp_path / "after", refuses(0.8), rollouts=2)
     one = row(between(before, after), "quick_harmful, asr_nonrefusal")
     assert one.difference is not None
-    assert one.difference.method == "paired (tango, 24 prompts)"
+    assert one.difference.method == "paired by prompt, n=24 (tango)"
 
 
 def test_without_the_outcomes_of_rows_the_runs_are_taken_as_independent(tmp_path: Path) -> None:
@@ -139,4 +139,4 @@ def test_show_compares_runs_that_have_no_probe(
     assert result.exit_code == 0, result.output
     assert "**Before and after: scripted/before → scripted/after**" in result.stdout
     assert "quick_harmful, asr_nonrefusal ↓" in result.stdout
-    assert "paired (tango, 24 prompts)" in result.stdout
+    assert "paired by prompt, n=24 (tango)" in result.stdout

@@ -120,7 +120,7 @@ def test_the_panel_measures_before_on_the_way_and_after(
     assert by_key["asr_nonrefusal"].before is not None
     assert by_key["asr_nonrefusal"].before.value == 1.0
     assert by_key["asr_nonrefusal"].difference is not None
-    assert by_key["asr_nonrefusal"].difference.method == "paired (tango, 8 prompts)"
+    assert by_key["asr_nonrefusal"].difference.method == "paired by prompt, n=8 (tango)"
     assert by_key["asr_nonrefusal"].difference.value < 0
     assert not (folder.panel / "adapters").exists()
 

@@ -85,6 +85,9 @@ def _rates(pool: CutPool, metric: str, hits: _Hits) -> tuple[list[Number], Curve
             [column],
             estimate=shown[column],
             counts={name: int(each[:, column].sum()) for name, each in hits.outcomes.items()},
+            by_prompt=None
+            if few[column]
+            else pool.by_prompt(hits.counted[:, column], hits.whole[:, column]),
         )
         for column in ends
     ]

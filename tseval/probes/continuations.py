@@ -8,7 +8,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from tseval.measurements import Curve, Number
+from tseval.measurements import ByPrompt, Curve, Number
+from tseval.prompt_pairs import by_prompt
 from tseval.types import Estimate
 
 from .commitment import Floats, chance_agreement, prefix_agreement, prefix_variance
@@ -51,6 +52,7 @@ class Continuations(NamedTuple):
         harmful: bool [T].
         clusters: int [T], of the prompts.
         answers: Drawn at each point.
+        rows: Name of each trace's prompt, by ``row_hash``; empty where runs are not to be paired.
     """
 
     points: tuple[Point, ...]
@@ -61,6 +63,7 @@ class Continuations(NamedTuple):
     harmful: Mask
     clusters: Counts
     answers: int
+    rows: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> Counts:
@@ -130,6 +133,11 @@ class CutPool:
     def clusters(self) -> Counts:
         """Clusters of the pool's traces."""
         return self.done.clusters[self.mask]
+
+    def by_prompt(self, hits: Counts, answers: Counts) -> ByPrompt | None:
+        """Keep a share of answers by prompt; int [traces of the pool] both."""
+        rows = [row for row, mine in zip(self.done.rows, self.mask, strict=False) if mine]
+        return by_prompt(rows, self.clusters, hits, answers)
 
     def variance_column(self, cut: int) -> int:
         """Column of the variance at a cut; that of the agreement is the cut's own place."""

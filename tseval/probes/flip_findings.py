@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tseval.measurements import Grid, Number
+from tseval.prompt_pairs import by_prompt
 from tseval.stats import clustered_proportion
 from tseval.stats_compare import benjamini_hochberg, mcnemar_exact
 from tseval.types import Estimate
@@ -49,6 +50,7 @@ class Flips(NamedTuple):
         rollouts: K, asked for in each mode.
         plain: Rollouts that were made without thinking, int [P] ...
         reopened: ... and those of them that thought nevertheless, int [P].
+        rows: Names of the prompts, by ``row_hash``; empty where runs are not to be paired.
     """
 
     without: LabelledAnswers
@@ -58,6 +60,7 @@ class Flips(NamedTuple):
     rollouts: int
     plain: NDArray[np.int64]
     reopened: NDArray[np.int64]
+    rows: tuple[str, ...] = ()
 
 
 class FlipFindings(NamedTuple):
@@ -149,6 +152,7 @@ class _Pool:
         self.name, self.mask, self.rollouts = name, mask, found.rollouts
         self.without, self.thinking = found.without.chosen(mask), found.thinking.chosen(mask)
         self.clusters = found.clusters[mask]
+        self.rows = [row for row, mine in zip(found.rows, mask, strict=False) if mine]
         self.draws, self.permutations = draws, permutations
         self.rng = seeded_generator(seed, "think_flip", name)
         # To refuse is better where the prompt is harmful.
@@ -170,7 +174,7 @@ class _Pool:
         fields = {"counts": self.counts, "excluded": self.unlabelled, **more}
         shown = None if reason else shown
         if reason:
-            fields.update(null=None, p_value=None)
+            fields.update(null=None, p_value=None, by_prompt=None)
         return Number(metric=metric, group=self.name, estimate=shown, undefined=reason, **fields)
 
     def labels(self, tie: TieRule) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -197,8 +201,10 @@ class _Pool:
             p = _mcnemar(changed[known], self.clusters[known])
             for name, direction in (("better", 1), ("worse", -1)):
                 shown = None
+                hits = (changed == direction).astype(np.int64)
+                kept = by_prompt(self.rows, self.clusters, hits * known, known)
                 if known.any():
-                    hits = (changed[known] == direction).astype(np.int64)
+                    hits = hits[known]
                     shown = _by_cluster(hits, np.ones_like(hits), self.clusters[known])
                 yield self.number(
                     f"flips_{name}",
@@ -211,6 +217,7 @@ class _Pool:
                     test="McNemar, exact, better against worse",
                     variant=variant,
                     headline=not variant,
+                    by_prompt=None if variant else kept,
                     note=_RULE_NOTES[tie],
                 )
 
