@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tseval.errors import StatisticsError
+from tseval.stats import clustered_proportion
+from tseval.stats_compare import benjamini_hochberg, mcnemar_exact
+from tseval.types import Estimate
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -233,6 +236,15 @@ def fisher_by_prompt(without: LabelledAnswers, thinking: LabelledAnswers) -> Flo
     return np.asarray([_fisher(*map(int, each)) for each in columns], dtype=float)
 
 
+def moved_p_values(without: LabelledAnswers, thinking: LabelledAnswers) -> Floats:
+    """p-values of the prompts, adjusted over all of them as one family; NaN without labels."""
+    p = fisher_by_prompt(without, thinking)
+    known = ~np.isnan(p)
+    if known.any():
+        p[known] = benjamini_hochberg(p[known])
+    return p
+
+
 def smallest_p(rollouts: int) -> float:
     """Smallest p-value that Fisher's test can give one prompt with K labels in each mode."""
     return _fisher(0, rollouts, rollouts, rollouts)
@@ -245,3 +257,23 @@ def _fisher(k: int, n: int, k2: int, n2: int) -> float:
     from scipy.stats import fisher_exact
 
     return float(fisher_exact([[k, n - k], [k2, n2 - k2]])[1])
+
+
+def mcnemar_by_cluster(changed: Counts, clusters: Counts) -> float:
+    """Test whether better (1) is as frequent as worse (-1), near-duplicates by their net change."""
+    _, place = np.unique(clusters, return_inverse=True)
+    net = np.bincount(place, changed)
+    return mcnemar_exact(int((net > 0).sum()), int((net < 0).sum()))
+
+
+def hit_share(hits: Counts, sizes: Counts, clusters: Counts) -> Estimate:
+    """Estimate a share, near-duplicate prompts together.
+
+    Args:
+        hits: Counted ones of each prompt, int [P].
+        sizes: Of how many, int [P].
+        clusters: int [P]; near-duplicates have equal ones.
+    """
+    _, place = np.unique(clusters, return_inverse=True)
+    totals, ns = (np.bincount(place, each).astype(np.int64) for each in (hits, sizes))
+    return clustered_proportion(totals[ns > 0], ns[ns > 0])
