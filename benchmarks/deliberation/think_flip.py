@@ -40,7 +40,7 @@ class ThinkFlip:
             "lenient_unchanged",
             "flips_over_chance",
         ),
-        version="2",
+        version="3",
     )
 
     def vet(self, spec: tseval.RunSpec) -> None:

@@ -291,6 +291,32 @@ def test_with_fewer_than_ten_of_a_class_there_is_no_number() -> None:
         assert number.undefined == "undefined: 4 refusals"
 
 
+def test_ten_refusals_of_fewer_prompts_give_no_number() -> None:
+    # 72 refusals, of nine prompts; a tenth prompt makes all of them numbers.
+    few, enough = ([8] * count + [0] * (30 - count) for count in (9, 10))
+    for metric in ("refusal_change", "lenient_worse", "flips_over_chance", "prompts_moved"):
+        number = named(flips([0] * 30, few), metric)
+        assert (number.estimate, number.null, number.p_value) == (None, None, None)
+        assert number.undefined == "undefined: 9 prompts with refusals"
+        assert named(flips([0] * 30, enough), metric).estimate is not None
+    assert named(flips([0] * 30, few), "refusal_change").counts["refusals"] == 72
+    results = flip_results(flips([0] * 30, few), draws=20, permutations=19, seed=0)
+    assert results.grids[1].rows == (("harmful", 30, *[None] * 5),)
+
+
+def test_label_flips_need_ten_prompts_with_the_label_and_not_with_the_answer() -> None:
+    # Every prompt refuses now and then, and one of them most of the time.
+    found = flips([2] * 29 + [8], [2] * 29 + [0])
+    for variant in ("", "paper"):
+        worse = named(found, "flips_worse", variant=variant)
+        assert worse.undefined == "undefined: 1 prompt labelled refusals"
+        assert (worse.estimate, worse.p_value) == (None, None)
+    assert named(found, "refusal_change").estimate is not None
+    # The mirror image: nearly all refuse.
+    mirror = flips([6] * 29 + [0], [6] * 29 + [8])
+    assert named(mirror, "flips_better").undefined == "undefined: 1 prompt labelled compliances"
+
+
 def test_prompts_that_are_alike_are_one_flip() -> None:
     # Four groups of three turn to refusal, and one to compliance; without groups p = 0.035.
     found = flips([0] * 12 + [8] * 3 + [0] * 5, [8] * 12 + [0] * 3 + [0] * 5)

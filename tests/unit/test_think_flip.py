@@ -105,7 +105,7 @@ def test_flips_are_those_of_the_two_rules(tmp_path: Path) -> None:
 def test_a_model_that_decides_by_its_prompt_flips_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scale(monkeypatch, **SIZE | {"flip_rollouts": 2})
+    scale(monkeypatch, **SIZE | {"flip_rollouts": 2, "harmful": 48, "benign": 48})
     made = run(tmp_path, first_token_decider)
     for pool in ("harmful", "benign"):
         for metric in ("flips_better", "flips_worse", "lenient_better", "lenient_worse"):

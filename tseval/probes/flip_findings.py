@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from tseval.measurements import Grid, Number
 from tseval.prompt_pairs import by_prompt
-from tseval.stats import clustered_proportion
-from tseval.stats_compare import benjamini_hochberg, mcnemar_exact
 from tseval.types import Estimate
 
 from .flips import (
@@ -20,9 +18,11 @@ from .flips import (
     Permuted,
     TieRule,
     compare_halves,
-    fisher_by_prompt,
     flip_table,
+    hit_share,
     majority_label,
+    mcnemar_by_cluster,
+    moved_p_values,
     permutation_tests,
     smallest_p,
 )
@@ -85,7 +85,7 @@ def flip_results(found: Flips, *, draws: int, permutations: int, seed: int) -> F
         for name, mask in masks.items()
         if mask.any()
     ]
-    moved = _moved(found)
+    moved = moved_p_values(found.without, found.thinking)
     numbers: list[Number] = []
     tables: list[tuple[Cell, ...]] = []
     deltas: list[tuple[Cell, ...]] = []
@@ -113,22 +113,13 @@ def flip_results(found: Flips, *, draws: int, permutations: int, seed: int) -> F
     return FlipFindings((_reopened(found), *numbers), grids)
 
 
-def _moved(found: Flips) -> NDArray[np.float64]:
-    """p-values of the prompts, adjusted over all of them as one family; NaN without labels."""
-    p = fisher_by_prompt(found.without, found.thinking)
-    known = ~np.isnan(p)
-    if known.any():
-        p[known] = benjamini_hochberg(p[known])
-    return p
-
-
 def _reopened(found: Flips) -> Number:
     made = int(found.plain.sum())
     few = made < LEAST_OF_A_CLASS
     return Number(
         metric="reopened_share",
         group="all",
-        estimate=None if few else _by_cluster(found.reopened, found.plain, found.clusters),
+        estimate=None if few else hit_share(found.reopened, found.plain, found.clusters),
         undefined=undefined({"rollouts without thinking": made}),
         n=made,
         n_prompts=int((found.plain > 0).sum()),
@@ -162,16 +153,27 @@ class _Pool:
         self.counts = {"refusals": refusals, "compliances": labelled - refusals}
         known = (self.without.labelled > 0) & (self.thinking.labelled > 0)
         self.known = known
+        # Rollouts of one prompt are much alike: ten of them may be a single prompt's.
+        modes = (self.without, self.thinking)
+        each = [(mode.refusals, mode.labelled - mode.refusals) for mode in modes]
+        self.prompts = {
+            f"prompts with {name}": int((known & ((plain > 0) | (thinking > 0))).sum())
+            for name, plain, thinking in zip(self.counts, *each, strict=True)
+        }
         self.unlabelled = {"no labels": int((~known).sum())} if not known.all() else {}
 
     def number(self, metric: str, shown: Estimate | None, **more: Any) -> Number:
-        """Make a number; undefined with fewer than ten refusals, compliances or prompts."""
+        """Make a number; undefined with fewer than ten refusals, compliances or prompts of either.
+
+        ``classes`` are the prompts of each class that it rests on, if other than those with any.
+        """
         few = {} if more.get("n_prompts") is None else {"prompts": more["n_prompts"]}
-        reason = undefined(self.counts) or undefined(few)
+        classes = more.pop("classes", self.prompts)
+        reason = undefined(self.counts) or undefined(few) or undefined(classes)
         if not reason and shown is None:
             reason = more.pop("why", "undefined: too few prompts with labels")
         more.pop("why", None)
-        fields = {"counts": self.counts, "excluded": self.unlabelled, **more}
+        fields = {"counts": {**self.counts, **self.prompts}, "excluded": self.unlabelled, **more}
         shown = None if reason else shown
         if reason:
             fields.update(null=None, p_value=None, by_prompt=None)
@@ -198,20 +200,24 @@ class _Pool:
             table = flip_table(without, thinking)
             known = (without >= 0) & (thinking >= 0)
             changed = (thinking - without) * self.sign
-            p = _mcnemar(changed[known], self.clusters[known])
+            p = mcnemar_by_cluster(changed[known], self.clusters[known])
             for name, direction in (("better", 1), ("worse", -1)):
                 shown = None
                 hits = (changed == direction).astype(np.int64)
                 kept = by_prompt(self.rows, self.clusters, hits * known, known)
                 if known.any():
                     hits = hits[known]
-                    shown = _by_cluster(hits, np.ones_like(hits), self.clusters[known])
+                    shown = hit_share(hits, np.ones_like(hits), self.clusters[known])
                 yield self.number(
                     f"flips_{name}",
                     shown,
                     n=table.labelled,
                     n_prompts=table.labelled,
                     counts={"RR": table.rr, "RC": table.rc, "CR": table.cr, "CC": table.cc},
+                    classes={
+                        "prompts labelled refusals": table.rr + table.rc + table.cr,
+                        "prompts labelled compliances": table.cc + table.rc + table.cr,
+                    },
                     excluded={"undecided": table.undecided} if table.undecided else {},
                     p_value=p,
                     test="McNemar, exact, better against worse",
@@ -334,7 +340,7 @@ class _Pool:
         n = int(whole.sum())
         for name, hits in (("better", delta > 0), ("worse", delta < 0), ("unchanged", delta == 0)):
             ones = np.ones(n, dtype=np.int64)
-            shown = _by_cluster(hits.astype(np.int64), ones, self.clusters[whole]) if n else None
+            shown = hit_share(hits.astype(np.int64), ones, self.clusters[whole]) if n else None
             yield self.number(
                 f"lenient_{name}",
                 shown,
@@ -352,7 +358,7 @@ class _Pool:
         delta = (self.sign * (self.thinking.rates - self.without.rates))[known]
         ones = np.ones(len(found), dtype=np.int64)
         shown = (
-            _by_cluster(found.astype(np.int64), ones, self.clusters[known]) if len(found) else None
+            hit_share(found.astype(np.int64), ones, self.clusters[known]) if len(found) else None
         )
         return self.number(
             "prompts_moved",
@@ -377,7 +383,7 @@ class _Pool:
     def deltas(self) -> tuple[Cell, ...]:
         """The paper's description of the differences: mean, sd, quartiles."""
         delta = self.sign * (self.thinking.rates - self.without.rates)[self.known]
-        if len(delta) < 2:
+        if len(delta) < 2 or undefined(self.counts) or undefined(self.prompts):
             return (self.name, len(delta), *[None] * 5)
         quartiles = (float(q) for q in np.quantile(delta, (0.25, 0.5, 0.75)))
         return (self.name, len(delta), float(delta.mean()), float(delta.std(ddof=1)), *quartiles)
@@ -388,19 +394,3 @@ _RULE_NOTES: Mapping[TieRule, str] = {
     "undecided": "label of most answers; a tie in either mode leaves the table",
     "comply": "a tie complies; prompts with all answers labelled only",
 }
-
-
-def _mcnemar(changed: NDArray[np.int64], clusters: NDArray[np.int64]) -> float:
-    """Test whether better (1) is as frequent as worse (-1), near-duplicates by their net change."""
-    _, place = np.unique(clusters, return_inverse=True)
-    net = np.bincount(place, changed)
-    return mcnemar_exact(int((net > 0).sum()), int((net < 0).sum()))
-
-
-def _by_cluster(
-    hits: NDArray[np.int64], sizes: NDArray[np.int64], clusters: NDArray[np.int64]
-) -> Estimate:
-    """Estimate a share, near-duplicate prompts together."""
-    _, place = np.unique(clusters, return_inverse=True)
-    totals, ns = (np.bincount(place, each).astype(np.int64) for each in (hits, sizes))
-    return clustered_proportion(totals[ns > 0], ns[ns > 0])
