@@ -302,3 +302,12 @@ class HiddenStates(Mapping[str, "np.ndarray"]):
             for name in sorted(names):
                 found.setdefault(name, f"{shard.name}#{name}")
         return found
+
+
+def public(value: Any) -> Any:
+    """Leave out addresses: of a server that a model or a judge was reached at."""
+    if isinstance(value, dict):
+        return {name: public(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(each) for each in value]
+    return "(address left out)" if isinstance(value, str) and "://" in value else value

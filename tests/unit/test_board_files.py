@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import re
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +354,33 @@ def test_columns_that_no_row_has_are_left_out_and_named() -> None:
     assert missing.title == "Valley depth"
     neither = Column(key="k", title="K", better="neither")
     assert board_cells.heading(neither) == "K ·"
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+def test_a_build_that_is_killed_leaves_each_file_whole(tmp_path: Path, nth: int) -> None:
+    out = tmp_path / "site"
+    written = write_board([standing()], out)
+    for file in written:
+        file.write_text("as it was")
+    # Killed with the n-th file written in part.
+    code = f"""
+import os, signal
+from pathlib import Path
+from tests.support.board_pages import standing
+from tseval.report.board import write_board
+real, left = Path.write_bytes, [{nth}]
+def write(path, data):
+    left[0] -= 1
+    if not left[0]:
+        real(path, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(path, data)
+Path.write_bytes = write
+write_board([standing()], Path({str(out)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == -signal.SIGKILL
+    kept = [file for file in written if file.read_text(encoding="utf-8") == "as it was"]
+    assert len(kept) == len(written) - (nth - 1)
+    for again, file in zip(write_board([standing()], tmp_path / "other"), written, strict=True):
+        assert file in kept or file.read_bytes() == again.read_bytes()

@@ -21,10 +21,12 @@ from tseval.cards import Source
 from tseval.cli.app import app
 from tseval.errors import CapabilityMissing, ConfigError
 from tseval.exports import parquet
-from tseval.exports._common import plain_name, public, source_of, whole_file
+from tseval.exports._common import plain_name, source_of, whole_file
 from tseval.exports.every_eval_ever import EveryEvalEverExporter, Record
 from tseval.exports.hf_card import HfCardExporter
 from tseval.exports.parquet import ParquetExporter
+from tseval.lm_eval_tasks.export import LmEvalExporter
+from tseval.loaded import public
 from tseval.runfolder import RunFolder
 from tseval.tabular import TABLES
 
@@ -383,3 +385,17 @@ def test_a_missing_library_names_the_command_that_installs_it(
         registry().exporters[format].export(run, tmp_path / "out")
     assert command in caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_lm_evals_results_hold_no_servers_address(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    manifest = json.loads((copy / "run.json").read_text(encoding="utf-8"))
+    manifest["subject"]["identity"] |= {"server": "http://10.0.0.7:8000/v1", "commit": "beef"}
+    (copy / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (copy / "lm_eval").mkdir()
+    (copy / "lm_eval" / "toy.json").write_text(json.dumps({"samples": {}, "results": {}}))
+    (file,) = LmEvalExporter().export(copy, tmp_path / "out")
+    assert "10.0.0.7" not in file.read_text(encoding="utf-8")
+    arguments = json.loads(file.read_text(encoding="utf-8"))["config"]["model_args"]
+    assert (arguments["server"], arguments["commit"]) == ("(address left out)", "beef")

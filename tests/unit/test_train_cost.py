@@ -1,6 +1,8 @@
 """The cost of a fit: operations by formula, time without pauses, counters that start anew."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,3 +92,22 @@ def test_without_counters_there_is_no_energy(tmp_path: Path) -> None:
     assert cost._package_counters(tmp_path) is None
     (tmp_path / "intel-rapl:0").mkdir()
     assert cost._package_counters(tmp_path) is None
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_a_machine_without_counters_has_none_but_a_mistake_is_not_swallowed(
+    monkeypatch: pytest.MonkeyPatch, expected: bool
+) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def fail() -> None:
+        raise NVMLError("no driver") if expected else TypeError("a mistake")
+
+    fake = SimpleNamespace(NVMLError=NVMLError, nvmlInit=fail)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    if expected:
+        assert cost._gpu_counters() is None
+        return
+    with pytest.raises(TypeError, match="a mistake"):
+        cost._gpu_counters()

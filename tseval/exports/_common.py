@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tseval.errors import ConfigError, TsevalError
 from tseval.loaded import Run, load_run
@@ -133,12 +133,3 @@ def whole_file(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-
-
-def public(value: Any) -> Any:
-    """Leave out addresses: of a server that a model or a judge was reached at."""
-    if isinstance(value, dict):
-        return {name: public(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [public(each) for each in value]
-    return "(address left out)" if isinstance(value, str) and "://" in value else value

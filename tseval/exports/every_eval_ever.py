@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from tseval.errors import ConfigError
-from tseval.loaded import Run
+from tseval.loaded import Run, public
 from tseval.protocol import canonical_json
 from tseval.report.text import neutral
 
@@ -18,7 +18,6 @@ from ._common import (
     finished_run,
     known_registry,
     plain_name,
-    public,
     remarks_of,
     source_of,
     times_of,

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tseval.errors import CapabilityMissing, ConfigError
-from tseval.loaded import Run, load_run
+from tseval.loaded import Run, load_run, public
 from tseval.report.text import neutral
 
-from ._common import plain_name, public, remarks_of, times_of, version_of, whole_file
+from ._common import plain_name, remarks_of, times_of, version_of, whole_file
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample, EvalScore

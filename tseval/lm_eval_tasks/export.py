@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tseval.errors import ConfigError
+from tseval.loaded import public
 from tseval.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def results_file(session: "Session", benchmark: str) -> Path:
 class LmEvalExporter:
     """Writes ``results_<time>.json`` and ``samples_<task>_<time>.jsonl``, as lm-eval's CLI does.
 
-    Differs: ``config.model`` is 'tseval', with the subject's identity in ``model_args``; facts
-    about machine and tokenizer are left out; samples hold the answer behind the trace (the journal
-    holds the trace).
+    Differs: ``config.model`` is 'tseval', with the subject's identity in ``model_args``, less the
+    address of a server; facts about machine and tokenizer are left out; samples hold the answer
+    behind the trace (the journal holds the trace).
     """
 
     name = "lm-eval"
@@ -113,7 +114,7 @@ def _about(folder: RunFolder) -> dict[str, Any]:
     return {
         "config": {
             "model": "tseval",
-            "model_args": {"pretrained": name, **(subject.identity if subject else {})},
+            "model_args": public({"pretrained": name, **(subject.identity if subject else {})}),
             "batch_size": None,
             "batch_sizes": [],
             "device": None,

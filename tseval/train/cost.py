@@ -170,6 +170,9 @@ def _gpu_counters() -> Callable[[], dict[str, Counter]] | None:
 
     try:
         nvml: Any = import_module("pynvml")
+    except ImportError:
+        return None
+    try:
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(n) for n in range(nvml.nvmlDeviceGetCount())]
 
@@ -181,7 +184,7 @@ def _gpu_counters() -> Callable[[], dict[str, Counter]] | None:
             }
 
         return read if read() else None
-    except Exception:  # NVML raises its own kinds, and there may be no driver behind it
+    except nvml.NVMLError:  # no driver behind it, or a GPU that does not count
         return None
 
 
