@@ -469,6 +469,20 @@ def test_where_no_outcome_is_significant_a_share_of_significant_ones_is_no_numbe
     assert value_of(more["performative_share", "", ""]) == 0.0
 
 
+def test_a_model_that_never_refuses_has_no_share_of_turns_without_effect() -> None:
+    from tseval.probes import Pair, Tally
+
+    # Nothing was shown to move, since nothing could: there was one outcome only.
+    never = turned(Pair(pre=Tally(16, 16), post=Tally(16, 16)), 30, replays=16)
+    for metric in ("performative_share", "significant_share", "locked_share"):
+        number = never[metric, "", ""]
+        assert (number.estimate, number.undefined) == (None, "undefined: 0 refusing replays")
+    assert never["performative_share", "", ""].n == 30
+    assert never["oscillation_rate", "", ""].estimate is not None
+    hardly = turned(Pair(pre=Tally(16, 16), post=Tally(15, 16)), 30, replays=16)
+    assert value_of(hardly["performative_share", "", ""]) == 1.0
+
+
 def value_of(number: Number) -> float:
     assert number.estimate is not None, number.undefined
     return number.estimate.value

@@ -319,7 +319,7 @@ class _Work:
         variant: str = "",
         headline: bool = False,
     ) -> Number:
-        few = _few(among, "cuts")
+        few = _few(among, "cuts") or self._one_sided(among)
         tested = metric in _TESTED and variant != "bh" and group not in _SMALLER
         if not few and tested:
             few = self.powerless
@@ -349,6 +349,18 @@ class _Work:
             note=self.note,
             power=self.power if tested else "",
         )
+
+    def _one_sided(self, among: Mask) -> str:
+        """Say that all replays end alike: an answer that never differs cannot be seen to move."""
+        points = [
+            point
+            for cut, yes in zip(self.cuts, among, strict=True)
+            if yes
+            for point in (cut.real.pre, cut.real.post)
+        ]
+        complied = sum(point.comply for point in points)
+        refused = sum(point.n for point in points) - complied
+        return undefined({"refusing replays": refused, "complying replays": complied})
 
     def _paper(self, metric: str, group: str, values: Mask) -> Number:
         everything = np.ones(len(self.cuts), dtype=bool)
