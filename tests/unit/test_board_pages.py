@@ -224,6 +224,8 @@ def test_demonstrations_alone_have_plots_that_say_what_they_are() -> None:
     assert only.title == "ASR against XSTest ORR. thinking.budget 96 (demonstrations)"
     assert only.said.endswith("All rows are demonstrations.")
     assert {line[3] for line in only.rows} == {"yes"}
+    # Ranked among themselves: hollow marks are for rows without a rank.
+    assert only.figure["data"][1]["marker"]["symbol"] == ["diamond", "diamond"]
     one = replace(table, rows=some[:1])
     assert drawn(standing(tables=(bare, one))) == []
 

@@ -140,9 +140,7 @@ def _pareto(name: str, x: Column, y: Column, rows: Sequence[Row], apart: frozens
         data.append(_points(label, x, y, rows, others, len(rows), is_front=False))
     if apart:
         aside = _points("not ranked", x, y, rows, sorted(apart), len(rows), is_front=False)
-        aside["marker"]["symbol"] = [
-            f"{mark.removesuffix('-open')}-open" for mark in aside["marker"]["symbol"]
-        ]
+        aside["marker"]["symbol"] = [f"{mark}-open" for mark in aside["marker"]["symbol"]]
         data.append(aside)
     layout = {
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -246,7 +244,7 @@ def _points(
         "marker": {
             "size": 10,
             "color": colour,
-            "symbol": ["circle" if cells.kind_of(row) == "measured" else "diamond-open"
+            "symbol": ["circle" if cells.kind_of(row) == "measured" else "diamond"
                        for row in chosen],
         },
         "text": [_text(neutral(row.label, _LONGEST)) for row in chosen],
