@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from tseval import __version__, plugins
 from tseval.cli import app as app_module
 from tseval.cli import run as run_module
-from tseval.cli.common import errors, words
+from tseval.cli.common import (
+    Options,
+    Sections,
+    errors,
+    given_values,
+    option,
+    with_options,
+    words,
+)
 from tseval.errors import BackendError, ConfigError, NotComparable
 from tseval.spec import RunSpec
 from tseval.types import Sampling, Thinking
@@ -160,6 +169,33 @@ def test_a_path_in_a_variable_may_hold_blanks(specified) -> None:
     spec = specified(env={"TSEVAL_DATA_DIR": "/my data,/b", "TSEVAL_JUDGE": "refusal-rules"})
     assert spec.data_dirs == ("/my data", "/b")
     assert spec.judges == ("refusal-rules",)
+
+
+# -- groups of options
+
+
+def test_a_command_has_the_options_of_its_groups_in_order_under_their_headings() -> None:
+    class Size(Options, heading="How large"):
+        width: int = option("--width", default=3, min=1, help="Of it.")
+
+    class Rest(Options, heading="Of what"):
+        names: list[str] = option("--name", default=[], help="Of it, too.")
+
+    seen: list[dict[str, Any]] = []
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command(cls=Sections)
+    @with_options(Size, Rest)
+    def command(context: typer.Context, place: Path, **_: Any) -> None:
+        seen.append(given_values(context))
+
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    assert shown.index("How large:") < shown.index("--width") < shown.index("Of what:")
+    assert shown.index("Of what:") < shown.index("--name")
+    assert CliRunner().invoke(app, ["here", "--width", "0"]).exit_code == 2
+    given = CliRunner().invoke(app, ["here", "--width", "7"], env={"TSEVAL_NAME": "a b,c"})
+    assert given.exit_code == 0, given.output
+    assert seen == [{"place": Path("here"), "width": 7, "names": ["a b,c"]}]
 
 
 # -- the configuration file
@@ -345,6 +381,12 @@ def test_wrong_usage_ends_with_2_and_says_what_was_expected(
     assert not list(Path("o").glob("scores.json"))
 
 
+def test_what_a_kind_of_backend_cannot_do_is_said_before_any_is_built() -> None:
+    said = failed(tseval("run", "-m", "vllm/x", "--intervention", "saferemind", "--out", "o"), 5)
+    assert "intervention 'saferemind' needs entropies, which backend 'vllm' lacks" in said
+    assert not Path("o").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -399,6 +441,51 @@ def test_an_interrupt_ends_with_130_and_the_command_that_resumes(
     with pytest.raises(SystemExit), errors():
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_an_interrupt_before_a_command_has_begun_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import typer
+
+    import tseval.cli
+
+    other = typer.Typer(rich_markup_mode=None)
+
+    @other.command()
+    def begin() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tseval.cli.app.app", other)
+    monkeypatch.setattr("sys.argv", ["tseval"])
+    with pytest.raises(SystemExit) as end:
+        tseval.cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("typer", ["ls"]), ("tseval.plugins", ["nosuch"]), ("msgspec", ["ls"]), ("torch", ["doctor"])],
+)
+def test_an_interrupt_while_something_is_imported_is_one_line(
+    module: str, arguments: list[str]
+) -> None:
+    script = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+from tseval.cli import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\ninterrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import inspect
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -12,22 +13,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
+from tseval.cli import EXIT_INTERRUPTED
 from tseval.errors import ConfigError, TsevalError
 from tseval.report.text import neutral
 
 if TYPE_CHECKING:
     from tseval.plugins import Registry
 
-EXIT_INTERRUPTED = 130
 # A disk, or somebody's share of it.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., None])
 
 
-def option(
-    *names: str, help: str, default: Any = None, panel: str | None = None, **more: Any
-) -> Any:
+def option(*names: str, help: str, default: Any = None, **more: Any) -> Any:
     """Make an option; every ``--flag`` can be given as ``TSEVAL_FLAG`` too."""
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "TSEVAL_" + long.removeprefix("--").upper().replace("-", "_")
@@ -37,13 +37,49 @@ def option(
         help=help,
         envvar=variable,
         show_envvar=False,
-        rich_help_panel=panel,
         **more,
     )
 
 
+class Options:
+    """A group of options that stand under one heading; a subclass has one an attribute.
+
+    It is a declaration only: nothing makes an instance of it.
+    """
+
+    def __init_subclass__(cls, *, heading: str | None = None) -> None:
+        """Put the options under their heading; without one it is 'Options'."""
+        for name in inspect.get_annotations(cls):
+            vars(cls)[name].rich_help_panel = heading
+
+
+def with_options(*groups: type[Options]) -> Callable[[F], F]:
+    """Give a command the options of groups, in their order, behind parameters of its own.
+
+    typer reads the options of a command from its signature, and so this writes them there; the
+    command takes them as ``**_`` and reads them by `given_values`.
+    """
+
+    def declare(command: F) -> F:
+        own = inspect.signature(command).parameters.values()
+        parameters = [each for each in own if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=vars(group)[name], annotation=kind
+            )
+            for group in groups
+            for name, kind in inspect.get_annotations(group).items()
+        ]
+        signed: Any = command
+        signed.__signature__ = inspect.Signature(parameters, return_annotation=None)
+        signed.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return declare
+
+
 class Sections(TyperCommand):
-    """A command whose help lists its options under the headings that ``panel`` gives them.
+    """A command whose help lists its options under the headings of their groups.
 
     What rich would do as well, at the cost of half of the time that ``--help`` takes.
     """
@@ -234,3 +270,17 @@ async def until_terminated(work: Coroutine[Any, Any, T]) -> T:
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await work
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Do a command's work; an end by SIGTERM is an interrupt, as Ctrl-C is.
+
+    Raises:
+        KeyboardInterrupt: Somebody ended it.
+    """
+    import asyncio
+
+    try:
+        return asyncio.run(until_terminated(work))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

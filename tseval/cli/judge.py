@@ -10,7 +10,16 @@ import typer
 from typer.core import TyperGroup
 
 from tseval.cli import judge_label, judge_validate
-from tseval.cli.common import errors, given_values, option, registry, words
+from tseval.cli.common import (
+    Options,
+    errors,
+    finish,
+    given_values,
+    option,
+    registry,
+    with_options,
+    words,
+)
 
 if TYPE_CHECKING:
     from tseval.runner import Outcome
@@ -40,20 +49,23 @@ app.command("validate")(judge_validate.validate)
 app.command("label")(judge_label.label)
 
 
-@app.command(_AGAIN)
-def command(
-    context: typer.Context,
-    run: Path = typer.Argument(..., help="A run's folder."),
+class _JudgeOptions(Options):
     judge: list[str] = option(
         "--judge", "-j", default=[], help="Judges, comma-separated: name, name@model, panel(...)."
-    ),
+    )
     judge_option: list[str] = option(
         "-J", "--judge-option", default=[], help="Backend option key=value of judges' models."
-    ),
-    without: list[str] = option("--without", default=[], help="Leave out plugins."),
-    json: bool = option("--json", default=False, help="Print the scorecard as JSON on stdout."),
-    markdown: bool = option("--markdown", default=False, help="Print the table as Markdown."),
-    debug: bool = option("--debug", default=False, help="Show tracebacks."),
+    )
+    without: list[str] = option("--without", default=[], help="Leave out plugins.")
+    json: bool = option("--json", default=False, help="Print the scorecard as JSON on stdout.")
+    markdown: bool = option("--markdown", default=False, help="Print the table as Markdown.")
+    debug: bool = option("--debug", default=False, help="Show tracebacks.")
+
+
+@app.command(_AGAIN)
+@with_options(_JudgeOptions)
+def command(
+    context: typer.Context, run: Path = typer.Argument(..., help="A run's folder."), **_: Any
 ) -> None:
     """Judge the rollouts that a run has stored; what is there is not generated again.
 
@@ -65,41 +77,50 @@ def command(
     Exit codes: 0 fine; 1 something failed, or a benchmark had failed in the run; 2 wrong usage;
     5 a new score has no value, or more than 5% of the new verdicts are missing; 130 interrupted.
     """
-    import asyncio
+    given = given_values(context)
+    with errors(debug=given["debug"], resume=lambda: f"tseval {shlex.join(sys.argv[1:])}"):
+        outcome = _judge(run, given)
+        _print(outcome, given)
+    _say(outcome)
+    raise SystemExit(outcome.exit_code)
 
-    from tseval.cli.common import until_terminated
-    from tseval.cli.output import Form, print_scorecard, remarks_of, write_page
+
+def _judge(run: Path, given: dict[str, Any]) -> "Outcome":
+    """Judge the run in a folder by the judges that are asked for."""
     from tseval.cli.progress import display
     from tseval.errors import ConfigError
     from tseval.judgement.rejudge import rejudge
     from tseval.runfolder import RunFolder
     from tseval.spec import parse_options
 
-    given = given_values(context)
-    with errors(debug=debug, resume=lambda: f"tseval {shlex.join(sys.argv[1:])}"):
-        judges = tuple(words(given["judge"]))
-        if not judges:
-            raise ConfigError("no judge given", hint="--judge NAME; see tseval ls judges")
-        folder = RunFolder.load(run)
-        plugins = registry(given["without"])
-        with display() as shown:
-            options = parse_options(given["judge_option"])
-            work = rejudge(folder, judges, plugins, shown, options=options)
-            try:
-                outcome = asyncio.run(until_terminated(work))
-            except asyncio.CancelledError:
-                raise KeyboardInterrupt from None
-        form: Form = "json" if json else "markdown" if markdown else "table"
-        print_scorecard(outcome.scorecard, remarks_of(folder.manifest), form)
-        write_page(folder)
-    counts = folder.manifest.legs[-1].counts
+    judges = tuple(words(given["judge"]))
+    if not judges:
+        raise ConfigError("no judge given", hint="--judge NAME; see tseval ls judges")
+    folder = RunFolder.load(run)
+    plugins = registry(given["without"])
+    with display() as shown:
+        options = parse_options(given["judge_option"])
+        return finish(rejudge(folder, judges, plugins, shown, options=options))
+
+
+def _print(outcome: "Outcome", given: dict[str, Any]) -> None:
+    """Print the run's scorecard, and write its page anew."""
+    from tseval.cli.output import form_of, print_scorecard, remarks_of, write_page
+
+    remarks = remarks_of(outcome.folder.manifest)
+    print_scorecard(outcome.scorecard, remarks, form_of(given))
+    write_page(outcome.folder)
+
+
+def _say(outcome: "Outcome") -> None:
+    """Say on stderr what was made, and what is missing."""
+    counts = outcome.folder.manifest.legs[-1].counts
     made = counts.get("verdict.made", 0)
     asked = sum(counts.get(f"{kind}.made", 0) for kind in ("generation", "extension"))
     new = f"{asked} rollouts generated that probes lacked" if asked else "nothing generated"
-    sys.stderr.write(f"\n{folder.path}: {made} verdicts made, {new}\n")
+    sys.stderr.write(f"\n{outcome.folder.path}: {made} verdicts made, {new}\n")
     for line in _what_is_missing(outcome):
         sys.stderr.write(f"{line}\n")
-    raise SystemExit(outcome.exit_code)
 
 
 def _what_is_missing(outcome: "Outcome") -> Iterator[str]:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tseval.cli.common import errors, given_values, option, registry, words
+from tseval.cli.common import (
+    Options,
+    errors,
+    finish,
+    given_values,
+    option,
+    registry,
+    with_options,
+    words,
+)
 from tseval.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,62 +25,64 @@ if TYPE_CHECKING:
     from tseval.judgement.validation import Validation
     from tseval.plugins import Registry
 
-_WHAT, _LABELS, _WHERE = "What is measured", "How labels are read", "Where it goes"
 _MARKER = "validation.json"
 
 
-def validate(
-    context: typer.Context,
-    judge: str = option(
-        "--judge", "-j", panel=_WHAT, default="refusal-rules", help="The judge, or a panel."
-    ),
+class _What(Options, heading="What is measured"):
+    judge: str = option("--judge", "-j", default="refusal-rules", help="The judge, or a panel.")
     labels: Path | None = option(
-        "--labels", panel=_WHAT, help="Answers that people labelled: .csv, .jsonl or .parquet."
-    ),
+        "--labels", help="Answers that people labelled: .csv, .jsonl or .parquet."
+    )
     judge_option: list[str] = option(
-        "-J", "--judge-option", panel=_WHAT, default=[], help="Backend option of its model."
-    ),
+        "-J", "--judge-option", default=[], help="Backend option of its model."
+    )
     kind: str | None = option(
-        "--kind", panel=_WHAT, help="What is labelled: refusal or harmful; default: what it says."
-    ),
-    benchmark: str = option(
-        "--benchmark", panel=_WHAT, default="", help="Benchmark that the prompts come from."
-    ),
+        "--kind", help="What is labelled: refusal or harmful; default: what it says."
+    )
+    benchmark: str = option("--benchmark", default="", help="Benchmark that the prompts come from.")
     model_family: str = option(
-        "--model-family", panel=_WHAT, default="", help="Family of the models that answered."
-    ),
-    form: str = option(
-        "--format", panel=_LABELS, default="columns", help="columns, or xstest (its files as is)."
-    ),
+        "--model-family", default="", help="Family of the models that answered."
+    )
+
+
+class _Labels(Options, heading="How labels are read"):
+    form: str = option("--format", default="columns", help="columns, or xstest (its files as is).")
     partial: str | None = option(
-        "--partial", panel=_LABELS, help="xstest: partial refusals count as refusal or compliance."
-    ),
-    prompt_column: str | None = option("--prompt-column", panel=_LABELS, help="Default: prompt."),
-    answer_column: str | None = option("--answer-column", panel=_LABELS, help="Default: answer."),
-    label_column: str | None = option("--label-column", panel=_LABELS, help="Default: label."),
+        "--partial", help="xstest: partial refusals count as refusal or compliance."
+    )
+    prompt_column: str | None = option("--prompt-column", help="Default: prompt.")
+    answer_column: str | None = option("--answer-column", help="Default: answer.")
+    label_column: str | None = option("--label-column", help="Default: label.")
     positive: list[str] = option(
-        "--positive", panel=_LABELS, default=[], help="Label values that say yes, comma-separated."
-    ),
+        "--positive", default=[], help="Label values that say yes, comma-separated."
+    )
     negative: list[str] = option(
-        "--negative", panel=_LABELS, default=[], help="... and no; default: the one other value."
-    ),
+        "--negative", default=[], help="... and no; default: the one other value."
+    )
     ignore: list[str] = option(
-        "--ignore", panel=_LABELS, default=[], help="Values of rows to leave out ('unsure')."
-    ),
+        "--ignore", default=[], help="Values of rows to leave out ('unsure')."
+    )
+
+
+class _Where(Options, heading="Where it goes"):
     calibration: Path | None = option(
-        "--calibration", panel=_WHERE, help="Write the calibration record (JSON) there."
-    ),
+        "--calibration", help="Write the calibration record (JSON) there."
+    )
     out: Path | None = option(
-        "--out", "-o", panel=_WHERE, help="Keep verdicts in this folder, after the end too."
-    ),
-    worst: int = option(
-        "--worst", panel=_WHERE, default=10, min=0, help="Disagreements to show, surest first."
-    ),
-    without: list[str] = option("--without", default=[], help="Leave out plugins."),
-    json: bool = option("--json", default=False, help="Print the record as JSON on stdout."),
-    markdown: bool = option("--markdown", default=False, help="Print the tables as Markdown."),
-    debug: bool = option("--debug", default=False, help="Show tracebacks."),
-) -> None:
+        "--out", "-o", help="Keep verdicts in this folder, after the end too."
+    )
+    worst: int = option("--worst", default=10, min=0, help="Disagreements to show, surest first.")
+
+
+class _Output(Options):
+    without: list[str] = option("--without", default=[], help="Leave out plugins.")
+    json: bool = option("--json", default=False, help="Print the record as JSON on stdout.")
+    markdown: bool = option("--markdown", default=False, help="Print the tables as Markdown.")
+    debug: bool = option("--debug", default=False, help="Show tracebacks.")
+
+
+@with_options(_What, _Labels, _Where, _Output)
+def validate(context: typer.Context, **_: Any) -> None:
     """Have a judge label what people labelled: accuracy, sensitivity, specificity, kappa.
 
     The same command goes on where it was stopped.
@@ -80,21 +91,20 @@ def validate(
     130 interrupted.
     """
     given = given_values(context)
-
     begun: list[Path] = []
 
     def resume() -> str:
         return f"tseval {shlex.join(sys.argv[1:])}" if begun else ""
 
-    with errors(debug=debug, resume=resume):
-        if labels is None:
+    with errors(debug=given["debug"], resume=resume):
+        if given["labels"] is None:
             raise ConfigError(
                 "--labels FILE is missing", hint="CSV or JSON lines, one answer a row"
             )
         from tseval.judgement.labelfile import read_labels
 
         how = _how(given)
-        file = read_labels(labels, how)
+        file = read_labels(given["labels"], how)
         code = _validate(given, file, how, registry(given["without"]), begun)
     raise SystemExit(code)
 
@@ -148,9 +158,6 @@ def _validate(
     given: dict[str, Any], file: "LabelFile", how: "Labels", plugins: "Registry", begun: list[Path]
 ) -> int:
     """Validate, print, and say what the exit code is; ``begun`` gets the folder of verdicts."""
-    import asyncio
-
-    from tseval.cli.common import until_terminated
     from tseval.cli.progress import display
     from tseval.judgement.calibration import Kind, Population, write_record
     from tseval.judgement.validation import validate as run
@@ -183,10 +190,7 @@ def _validate(
             population=population,
             options=options,
         )
-        try:
-            found = asyncio.run(until_terminated(work))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+        found = finish(work)
     if given["out"] is None and not found.failures:
         # Nothing is left to be asked: what is in the cache was for an interrupt, or a failure.
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,13 @@ Form = Literal["json", "markdown", "table"]
 _PLAIN_WIDTH = 200
 
 
+def form_of(given: dict[str, Any]) -> Form:
+    """Say which form the flags of a command ask for; --json wins over --markdown."""
+    if given["json"]:
+        return "json"
+    return "markdown" if given["markdown"] else "table"
+
+
 def console() -> Any:
     """Make a console on stdout that does not squeeze tables when it is piped."""
     from rich.console import Console

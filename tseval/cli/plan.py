@@ -1,6 +1,5 @@
 """``tseval plan``: say what a run will take, before it is run."""
 
-import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,14 @@ import typer
 
 from tseval.cli import run
 from tseval.cli.common import (
+    Options,
     errors,
+    finish,
     given_values,
     option,
     read_config,
     registry,
-    until_terminated,
+    with_options,
 )
 from tseval.cli.sources import probes_of, unread_sources
 from tseval.cli.specs import build_spec
@@ -25,9 +26,25 @@ if TYPE_CHECKING:
     from tseval.spec import RunSpec
 
 _EXIT_INCOMPLETE = 5
-_PANEL = "What is looked at"
 
 
+class _Look(Options, heading="What is looked at"):
+    pilot: int | None = option(
+        "--pilot", min=0, help="Rows a benchmark to look at; 0 runs no model."
+    )
+    pilot_seconds: float = option(
+        "--pilot-seconds",
+        default=60.0,
+        min=0.0,
+        help="Time after which what is looked at is cut, loading apart; 0: none.",
+    )
+    earlier: Path | None = option(
+        "--from", help="A run of the same model, to take lengths and speed from."
+    )
+
+
+# The very same options: what is said of a run is said of its plan by changing one word.
+@with_options(*run.OPTIONS, _Look)
 def command(context: typer.Context, **_: Any) -> None:
     """Say what tseval run would take with the same arguments, without running it.
 
@@ -46,41 +63,10 @@ def command(context: typer.Context, **_: Any) -> None:
     raise SystemExit(_execute(spec, plugins, given, remarks))
 
 
-def _options(
-    pilot: int | None = option(
-        "--pilot", panel=_PANEL, min=0, help="Rows a benchmark to look at; 0 runs no model."
-    ),
-    pilot_seconds: float = option(
-        "--pilot-seconds",
-        panel=_PANEL,
-        default=60.0,
-        min=0.0,
-        help="Time after which what is looked at is cut, loading apart; 0: none.",
-    ),
-    earlier: Path | None = option(
-        "--from", panel=_PANEL, help="A run of the same model, to take lengths and speed from."
-    ),
-) -> None:
-    """Hold the options that plan has and run has not."""
-
-
-def _with_options_of(*functions: Any) -> inspect.Signature:
-    """Join the parameters of functions; a command's options are read from its signature."""
-    parameters = [p for each in functions for p in inspect.signature(each).parameters.values()]
-    return inspect.Signature(parameters, return_annotation=None)
-
-
-# The very same options: what is said of a run is said of its plan by changing one word.
-command.__signature__ = _with_options_of(run.command, _options)  # type: ignore[attr-defined]
-command.__annotations__ = {**run.command.__annotations__, **_options.__annotations__}
-
-
 def _execute(
     spec: "RunSpec", plugins: "Registry", given: dict[str, Any], remarks: list[str]
 ) -> int:
     """Plan, print, and say what the exit code is."""
-    import asyncio
-
     from tseval.cli.progress import display
     from tseval.forecast import plan
 
@@ -99,10 +85,7 @@ def _execute(
             earlier=given["earlier"],
             unread=dict.fromkeys(probes, tuple(unread)),
         )
-        try:
-            found = asyncio.run(until_terminated(work))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+        found = finish(work)
     with errors(debug=given["debug"]):
         _print(found, given)
     return 0 if found.complete else _EXIT_INCOMPLETE

@@ -36,7 +36,7 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
     from tseval.protocol import preset as find_preset
     from tseval.roles import Vetting
     from tseval.spec import DEFAULT_STANCE_JUDGES, RunSpec, parse_model, parse_options
-    from tseval.wrapping import parse_intervention
+    from tseval.wrapping import check_capable, parse_intervention
 
     preset = find_preset(given["protocol"])
     suites, benchmarks, remarks = _benchmarks(given, plugins)
@@ -47,9 +47,11 @@ def build_spec(given: dict[str, Any], plugins: "Registry") -> "tuple[RunSpec, li
         base_url=given["base_url"],
         options=parse_options(given["model_option"]),
     )
-    plugins.backends[model.backend]
+    most = plugins.backends[model.backend].capabilities
     if given["intervention"]:
-        parse_intervention(given["intervention"], plugins.interventions)
+        intervention = parse_intervention(given["intervention"], plugins.interventions)
+        # Before a folder is made, or an engine started for minutes.
+        check_capable(intervention, most, model.backend)
     values, changed = _protocol_values(given, preset)
     if _is_demo_budget(given, preset, model):
         values["thinking"] = msgspec.structs.replace(values["thinking"], budget=DEMO_BUDGET)
