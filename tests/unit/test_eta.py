@@ -94,6 +94,19 @@ def test_the_first_to_finish_do_not_promise_too_little() -> None:
     assert 0.65 < early < 1.35
 
 
+def test_a_halt_of_a_busy_machine_does_not_look_like_the_end() -> None:
+    states = simulated([200.0] * 400, 32, lambda rows: 100.0)
+    halted = next(n for n, state in enumerate(states) if state.seconds >= 300)
+    eta = Eta()
+    for state in states[:halted]:
+        before = eta.left(state)
+    for waited in range(1, 26):
+        after = eta.left(states[halted]._replace(seconds=states[halted].seconds + waited))
+    assert before is not None
+    assert after is not None
+    assert after < 2 * before
+
+
 def test_a_limit_bounds_the_tail() -> None:
     cut = [min(each, 256.0) for each in skewed(np.random.default_rng(0))]
     free = ratios(simulated(cut, 128, alike_in_all), 0.5)

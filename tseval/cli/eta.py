@@ -4,7 +4,8 @@ The first rollouts to finish are the shortest. Their mean alone would promise to
 rollouts under way count with the tokens that they have so far: tokens of all, over those that are
 finished, is the likeliest mean length of rollouts that were not cut short by being looked at (of
 exponential lengths, exactly; of lengths that vary less it is too long at first).
-What is left is these tokens at the speed of the last 20 seconds, and behind them the tail, in
+What is left is these tokens at the speed of late (20 seconds, or a quarter of the run where that is
+longer, so that a halt on a busy machine does not look like the end), and behind them the tail, in
 which the longest rollouts keep fewer and fewer others company.
 """
 
@@ -18,8 +19,10 @@ from tseval.cards import ProbeCard
 if TYPE_CHECKING:
     from tseval.session import Session
 
-# Speed is that of so many seconds; before so many rollouts are finished nothing is said.
+# Speed is that of so many seconds, or of this share of all that have passed; before so many
+# rollouts are finished nothing is said.
 _WINDOW_SECONDS = 20.0
+_WINDOW_SHARE = 0.25
 _LEAST_FINISHED = 4
 
 
@@ -107,6 +110,7 @@ class Eta:
         # Seconds that rollouts were under way, all together: so far, and up to each state.
         self._busy = 0.0
         self._before: deque[float] = deque()
+        self._began: float | None = None
 
     def left(self, now: State) -> float | None:
         """Return the seconds left; None while too little is known."""
@@ -117,7 +121,10 @@ class Eta:
             self._busy += passed * min(_making(self._seen[-1]), now.at_once)
         self._seen.append(now)
         self._before.append(self._busy)
-        while len(self._seen) > 2 and self._seen[1].seconds <= now.seconds - _WINDOW_SECONDS:
+        if self._began is None:
+            self._began = now.seconds
+        window = max(_WINDOW_SECONDS, _WINDOW_SHARE * (now.seconds - self._began))
+        while len(self._seen) > 2 and self._seen[1].seconds <= now.seconds - window:
             self._seen.popleft()
             self._before.popleft()
         if steps <= 0:
