@@ -18,7 +18,7 @@ KNOWN = {
     "benchmarks/reasoning/_choice.py": ("3", "56a98bd12af270b3"),
     "benchmarks/reasoning/_instructions.py": ("2", "ac6e37a99f5f7916"),
     "benchmarks/reasoning/_math.py": ("4", "3b65f5f806c8af71"),
-    "tseval/lm_eval_tasks/records.py": ("3", "d9ce95c13acb217a"),
+    "tseval/lm_eval_tasks/records.py": ("4", "168115e53fe67896"),
 }
 # What a version covers without importing it.
 ALSO = {"tseval/lm_eval_tasks/records.py": ("worker",)}

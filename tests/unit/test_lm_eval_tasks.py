@@ -21,6 +21,7 @@ from tseval.errors import (
     UnknownName,
 )
 from tseval.lm_eval_tasks import find_benchmark
+from tseval.lm_eval_tasks._series import _jackknife
 from tseval.lm_eval_tasks.export import results_file
 from tseval.readback import stored_rows
 from tseval.requests import Capabilities
@@ -447,6 +448,53 @@ def test_an_aggregate_that_is_no_mean_has_a_jackknife_interval(tmp_path: Path) -
     # The textbook standard error of phi at 0.6 and n = 60 is 0.1033.
     assert score.estimate.high - score.estimate.value == pytest.approx(2.0 * 0.1033, rel=0.05)
     assert score.outcomes == {}
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "why"),
+    [
+        ("return 0.5 if len(items) == 5 else items[9]", "leaving documents out raises IndexError"),
+        (
+            "return 0.5 if len(items) == 5 else 0 / 0",
+            "leaving documents out raises ZeroDivisionError",
+        ),
+        (
+            "return 0.5 if len(items) == 5 else float('nan')",
+            "leaving documents out gives no number",
+        ),
+        ("return 0.5", "leaving documents out changes nothing"),
+    ],
+)
+def test_an_aggregate_that_has_no_jackknife_interval_says_why(
+    tmp_path: Path, aggregate: str, why: str
+) -> None:
+    (tmp_path / "own.py").write_text(f"def most(items):\n    {aggregate}\n")
+    name = toys.choice_task(tmp_path, metric_list=[])
+    metrics = "{metric: acc, aggregation: !function own.most, higher_is_better: true}"
+    file = tmp_path / "toy_choice.yaml"
+    file.write_text(file.read_text().replace("metric_list: []", f"metric_list: [{metrics}]"))
+
+    async def work() -> tuple[list[Score], list[str]]:
+        benchmark = find_benchmark(name)
+        assert benchmark is not None
+        backend = toys.Chooser(toys.capital, view=toys.VIEW)
+        async with opened(tmp_path / "run", backend, spec(name)) as session:
+            return await benchmark.run(session), session.warnings
+
+    (score,), warnings = finish(work())
+    assert score.estimate is not None
+    assert (score.estimate.value, score.estimate.low, score.estimate.high) == (0.5, 0.0, 1.0)
+    assert score.estimate.method == f"no interval is known: {why}"
+    assert [
+        said for said in warnings if f"acc of toy_choice has no jackknife interval: {why}" in said
+    ]
+    # A board takes no longer method.
+    assert len(score.estimate.method) <= 80
+    assert len(score.estimate.method.split()) <= 12
+
+
+def test_one_document_has_no_interval_and_the_score_says_so() -> None:
+    assert _jackknife(max, [0.5]) == (None, 0, "fewer than two documents")
 
 
 def test_an_aggregate_beyond_one_is_said_and_not_shown_as_a_share(tmp_path: Path) -> None:

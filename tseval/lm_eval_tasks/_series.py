@@ -1,7 +1,7 @@
 """In a worker: what ``lm_eval.evaluate`` returned, as series of values by document."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from .records import Answers, GroupValue, Series
 
@@ -35,7 +35,7 @@ def _series(name: str, key: str, results: dict[str, Any], task: Any) -> Series:
     aggregate = task.aggregation().get(metric, mean)
     raw = [row[metric] for row in rows]
     is_mean = aggregate is mean
-    spread, groups = (None, 0) if is_mean else _jackknife(aggregate, raw)
+    spread = _Spread() if is_mean else _jackknife(aggregate, raw)
     return Series(
         task=name,
         metric=metric,
@@ -46,8 +46,9 @@ def _series(name: str, key: str, results: dict[str, Any], task: Any) -> Series:
         higher_is_better=_better(task.higher_is_better(), metric),
         docs=tuple(int(row["doc_id"]) for row in rows),
         values=tuple(_value(value) for value in raw),
-        spread=spread,
-        groups=groups,
+        spread=spread.stderr,
+        groups=spread.groups,
+        no_spread=spread.why,
     )
 
 
@@ -69,7 +70,13 @@ def _value(value: Any) -> float | tuple[float, ...] | None:
     return None if isinstance(value, list | tuple | str) else _number(value)
 
 
-def _jackknife(aggregate: Any, raw: list[Any]) -> tuple[float | None, int]:
+class _Spread(NamedTuple):
+    stderr: float | None = None
+    groups: int = 0
+    why: str = ""
+
+
+def _jackknife(aggregate: Any, raw: list[Any]) -> _Spread:
     """Standard error of an aggregate that is no mean, by leaving out groups of documents.
 
     Source: delete-a-group jackknife, Kott (2001): with R groups of equal size, the variance is
@@ -77,20 +84,25 @@ def _jackknife(aggregate: Any, raw: list[Any]) -> tuple[float | None, int]:
     """
     groups = len(raw) if len(raw) <= _SINGLY else _JACKKNIFE
     if groups < 2:
-        return None, 0
-    try:
-        partial = [
-            float(aggregate([value for n, value in enumerate(raw) if n % groups != left]))
-            for left in range(groups)
-        ]
-    except Exception:
-        # Somebody else's function, on data that it was not made for: no interval, not no score.
-        return None, 0
+        return _Spread(why="fewer than two documents")
+    partial = []
+    for left in range(groups):
+        rest = [value for n, value in enumerate(raw) if n % groups != left]
+        try:
+            partial.append(float(aggregate(rest)))
+        except Exception as error:
+            # Somebody else's function, on data that it was not made for, may raise anything: that
+            # costs the interval, not the score. What it says may quote an answer; its kind cannot.
+            return _Spread(why=f"leaving documents out raises {type(error).__name__[:30]}")
     if not all(map(math.isfinite, partial)):
-        return None, 0
+        return _Spread(why="leaving documents out gives no number")
     centre = math.fsum(partial) / groups
     squares = math.fsum((each - centre) ** 2 for each in partial)
-    return math.sqrt((groups - 1) / groups * squares), groups
+    stderr = math.sqrt((groups - 1) / groups * squares)
+    if stderr == 0:
+        # As wide as a point, it would claim that nothing else can be.
+        return _Spread(why="leaving documents out changes nothing")
+    return _Spread(stderr, groups)
 
 
 def group_values(results: dict[str, Any], loaded: dict[str, Any]) -> tuple[GroupValue, ...]:

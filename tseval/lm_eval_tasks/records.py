@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 # Changes whenever the same arguments could give another answer.
-VERSION = "3"
+VERSION = "4"
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -183,6 +183,7 @@ class Series(Struct, frozen=True, kw_only=True):
             number.
         spread: Standard error by a delete-a-group jackknife, where the aggregate is no mean.
         groups: Groups of the jackknife.
+        no_spread: Why the jackknife gave nothing, where it was tried; else ''.
     """
 
     task: str
@@ -196,6 +197,7 @@ class Series(Struct, frozen=True, kw_only=True):
     values: tuple[float | tuple[float, ...] | None, ...] = ()
     spread: float | None = None
     groups: int = 0
+    no_spread: str = ""
 
 
 class GroupValue(Struct, frozen=True, kw_only=True):

@@ -95,7 +95,7 @@ def _score(
         benchmark=name,
         group=group,
         metric=_label(series),
-        estimate=_estimate(series, task.clusters),
+        estimate=_estimate(name, session, series, task.clusters),
         n=count,
         n_prompts=len(series.docs),
         excluded=task.excluded,
@@ -184,7 +184,7 @@ def _content_hash(task: TaskPlan) -> str:
     return fingerprint([task.digest, rows])
 
 
-def _estimate(series: Series, clusters: dict[int, str]) -> Estimate:
+def _estimate(name: str, session: Session, series: Series, clusters: dict[int, str]) -> Estimate:
     """Give a value its interval: by document where the aggregate is a mean of shares."""
     assert series.value is not None
     places = [clusters[doc] for doc in series.docs]
@@ -195,7 +195,12 @@ def _estimate(series: Series, clusters: dict[int, str]) -> Estimate:
     if series.spread is not None:
         how = f"t on a jackknife over {series.groups} groups"
         return _around(series.value, series.spread, series.groups - 1, how)
-    return _by_stderr(series.value, series.stderr, len(series.docs))
+    if series.no_spread:
+        session.warn(
+            f"{name}: {_label(series)} of {series.task} has no jackknife interval:"
+            f" {series.no_spread}"
+        )
+    return _by_stderr(series.value, series.stderr, len(series.docs), series.no_spread)
 
 
 def _clustered(
@@ -223,10 +228,13 @@ def _clustered(
     return clustered_mean(s, k, _LEVEL)
 
 
-def _by_stderr(value: float, stderr: float | None, n: int) -> Estimate:
+def _by_stderr(value: float, stderr: float | None, n: int, why: str = "") -> Estimate:
+    """Take lm-eval's standard error; else all of [0, 1], and say why in the method."""
     if stderr is not None and stderr > 0 and n > 1:
         return _around(value, stderr, n - 1, "t on lm-eval's standard error")
-    return Estimate(value=value, low=0.0, high=1.0, level=_LEVEL, method="no interval is known")
+    why = why or f"lm-eval's standard error is {'not given' if stderr is None else stderr}"
+    method = f"no interval is known: {why}"
+    return Estimate(value=value, low=0.0, high=1.0, level=_LEVEL, method=method)
 
 
 def _around(value: float, stderr: float, freedom: int, method: str) -> Estimate:
