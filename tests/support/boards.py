@@ -1,6 +1,7 @@
 """Boards and entries made from outcomes, without a run."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -87,7 +88,8 @@ def entry(
             scores=tuple(scores),
             protocols=protocols,
             outcomes=book.packed(scores, Outcomes()),
-            files=FILES,
+            # No two runs have the same files.
+            files=FILES | {"run.json": sha256(f"{label} {scores}".encode()).hexdigest()},
         )
     )
 

@@ -437,8 +437,44 @@ def test_duplicates_are_found() -> None:
     assert faults(together(entry("m", rows), named)[1]) == [
         "the same label, 'M ', is in file 0: keep one of them"
     ]
-    under = signed(replace(entry("m", rows), label="m under psr", intervention="psr"))
+    under = entry("m under psr", rows)
+    under = signed(replace(under, model="m", identity={"model": "m"}, intervention="psr"))
     assert all(each.problems == () for each in together(entry("m", rows), under))
+
+
+def test_a_copy_of_an_entry_under_another_name_is_found() -> None:
+    theirs = entry("m", {("a", ASR): hits(3, 20)})
+    mine = signed(replace(theirs, label="mine", model="mine", identity={"model": "mine"}))
+    first, second = together(theirs, mine)
+    assert first.problems == ()
+    assert faults(second) == ["it is of the run that file 0 is of: keep one of them"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: f.update(model="So you take two of them and mix them"), "model holds a text"),
+        (lambda f: f["identity"].update(x=SECRET * 4), "identity: 'x' holds a text"),
+        (lambda f: f["execution"].update(cpu=SECRET * 4), "execution: 'cpu' holds a text"),
+        (lambda f: score(f).update(undefined="why not"), "has an estimate and is undefined"),
+        (lambda f: score(f)["estimate"].update(method=SECRET * 2), "interval's method holds a"),
+        (lambda f: score(f).update(truncated_share=12.0), "truncated_share is 12.0"),
+        (lambda f: score(f)["estimate"].update(high=1.5), "leaves [0, 1]"),
+        (lambda f: f.update(date="2999-01-01"), "is yet to come"),
+    ],
+)
+def test_no_field_holds_a_text_or_a_number_that_cannot_be(
+    change: Callable[[Fields], None], said: str
+) -> None:
+    assert any(said in each for each in faults(check(edited(change))))
+
+
+def test_a_folder_among_the_entries_hides_no_other_finding(tmp_path: Path) -> None:
+    (tmp_path / "b.json").mkdir()
+    (tmp_path / "a.json").write_bytes(entry_bytes(HONEST))
+    found = check_files([tmp_path / "a.json", tmp_path / "b.json"], BOARD)
+    assert [each.is_sound for each in found] == [True, False]
+    assert faults(found[1]) == ["cannot read it: Is a directory"]
 
 
 def test_a_further_number_does_not_make_another_entry_of_a_subject() -> None:
@@ -469,6 +505,16 @@ def test_entries_of_other_prompts_are_said() -> None:
     of = board(column("a", judge="rules", require={"content_hash": "c"}))
     (said,) = faults(check_data(entry_bytes(own), "file", of), "protocol")
     assert said == "stands in a table of its own: content_hash is eeeeeeeeeeee, not c"
+
+
+def test_entries_of_other_weights_of_a_judge_are_said() -> None:
+    one = entry("m", {("a", ASR): hits(3, 20)})
+    own = JudgeIdentity(name="rules", version="1", identity={"commit": "mine"})
+    other = entry("n", {("a", ASR): hits(0, 20)}, judge=own)
+    assert any(
+        "its judge is another (weights, prompt or version) than that of file 0" in said
+        for said in faults(together(one, other)[1], "remark")
+    )
 
 
 def test_rows_left_out_under_the_same_protocol_are_found() -> None:
@@ -514,8 +560,8 @@ def test_entries_stay_small_and_one_number_stands_on_a_line() -> None:
     changed = entry_bytes(entry("m", rows | {("b", ORR): hits(101, 10_000)}))
     one, other = data.decode().splitlines(), changed.decode().splitlines()
     assert len(one) == len(other)
-    # The score, its outcomes, and the digest.
-    assert sum(a != b for a, b in zip(one, other, strict=True)) == 3
+    # The score, its outcomes, the run's hash, and the digest.
+    assert sum(a != b for a, b in zip(one, other, strict=True)) == 4
 
 
 def test_a_file_that_is_no_entry_is_named(tmp_path: Path) -> None:

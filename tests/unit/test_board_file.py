@@ -221,8 +221,9 @@ def test_the_boards_that_ship_pin_what_their_benchmarks_and_judges_are(name: str
             tokens = preset("ri2026" if name == "deliberation" else "thinksafe").answer_tokens
             assert wanted["sampling.answer_tokens"] == (tokens or card.answer_tokens)
         # Of both classes a metric counts one: the 250 safe prompts of XSTest.
-        rows = 250 if each.benchmark == "xstest" else card.expected_rows if known else 0
-        assert each.rows == (rows if known else 0), each.key
+        # Where no hash is known, since nobody could read the set from here, its size still is.
+        expected = 250 if each.benchmark == "xstest" else getattr(card, "expected_rows", 0)
+        assert each.rows == (expected or 0), each.key
 
 
 # -- reported figures

@@ -186,7 +186,10 @@ def test_json_holds_what_the_tables_show_but_no_row_by_row_outcomes() -> None:
 
 def test_latex_is_a_booktabs_table_with_values_intervals_and_ranks() -> None:
     text = board_latex(standing())
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
+    # Two protocols of five columns, of which a table takes four, and the reported figures.
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 5
+    assert "(part 1 of 2)" in text
+    assert r"\label{tab:toy-part2}" in text
     assert r"1 & Heron 8B & 5.0 {\scriptsize[1.0, 9.0]} &" in text
     assert r"-- & Wren demo\textsuperscript{d} &" in text
     assert r"5.0 {\scriptsize[1.0, 9.0]}\textsuperscript{x}" in text
@@ -204,6 +207,8 @@ def test_latex_is_a_booktabs_table_with_values_intervals_and_ranks() -> None:
         ("$x$ #1 ~^", r"\$x\$ \#1 \textasciitilde{}\textasciicircum{}"),
         ("[2ex]*", "{[}2ex{]}{*}"),
         ("a--b---c", "a-{}-b-{}-{}-c"),
+        ("a,,b '' c", "a,{},b '{}' c"),
+        ("\u00fe \u0126", "\u00fe (U+0126)"),
         ("Qwen3-0.6B", "Qwen3-0.6B"),
         ("né \u4e2d", "né (U+4E2D)"),
         ("a\nb\x1b[0m", "a b(U+241B){[}0m"),
@@ -229,9 +234,10 @@ def test_nothing_but_printed_signs_is_left_of_a_hostile_text_in_latex() -> None:
 def test_latex_of_a_hostile_board_has_the_tables_of_a_plain_one() -> None:
     text = board_latex(hostile())
     body = [line for line in text.splitlines() if line.endswith(r" \\")]
-    # Heading and row, of two tables, each with as many cells as it has columns.
+    # Heading and row, of a table in two parts and of the reported figures, each with as many
+    # cells as it has columns.
     cells_of = [len(re.findall(r"(?<!\\)&", line)) for line in body]
-    assert cells_of == [6, 6, 3, 3]
+    assert cells_of == [5, 5, 2, 2, 3, 3]
     depth = re.sub(r"\\[{}]", "", text)
     assert depth.count("{") == depth.count("}")
     assert text.isprintable() or set(text) - set(filter(str.isprintable, text)) == {"\n"}

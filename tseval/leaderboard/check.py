@@ -6,9 +6,9 @@ do not give (the numbers of probes) can be checked against the run alone (see ``
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -18,13 +18,13 @@ from tseval.outcomes import MISSING, key_of
 from tseval.protocol import PROTOCOL_SCHEMA, Protocol, differing, fingerprint
 from tseval.types import Score
 
+from .beside import alike, file_faults, prints, prompt_faults, row_faults, subject
 from .cells import Numbers, misfits, numbers_of
 from .entry import decode, digest_of, label_faults
 from .recompute import RATES, outcome_faults, score_faults
-from .records import Board, Entry
+from .records import Board, Entry, Severity
 from .texts import text_faults
 
-Severity = Literal["error", "protocol", "remark"]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -95,13 +95,14 @@ def check_together(board: Board | None, every: Sequence[Checked]) -> list[Checke
     labels: dict[str, str] = {}
     prompts: dict[tuple[str, str], str] = {}
     rows: dict[str, tuple[str, str]] = {}
+    files: dict[str, str] = {}
     for place, each in enumerate(every):
         entry = each.entry
         if entry is None or not each.is_sound:
             continue
-        prints, before = _prints(board, entry), subjects.setdefault(_subject(entry), [])
-        same = [name for name, theirs in before if _alike(theirs, prints)]
-        before.append((each.name, prints))
+        own, before = prints(board, entry), subjects.setdefault(subject(entry), [])
+        same = [name for name, theirs in before if alike(theirs, own)]
+        before.append((each.name, own))
         if same:
             message = f"the same subject under the same protocol is in {same[0]}: keep one of them"
             extra[place].append(("error", message))
@@ -109,8 +110,9 @@ def check_together(board: Board | None, every: Sequence[Checked]) -> list[Checke
         if labels.setdefault(called, each.name) != each.name:
             message = f"the same label, {entry.label!r}, is in {labels[called]}"
             extra[place].append(("error", f"{message}: keep one of them"))
-        extra[place] += _prompt_faults(entry, each.name, prompts)
-        extra[place] += _row_faults(entry, each.name, rows)
+        extra[place] += [] if same else file_faults(entry, each.name, files)
+        extra[place] += prompt_faults(entry, each.name, prompts)
+        extra[place] += row_faults(entry, each.name, rows)
     return [
         msgspec.structs.replace(
             each,
@@ -131,12 +133,13 @@ def check_files(
         board: What they are for.
         beside: Entries that the board has already; problems of these are not returned.
 
+
     Raises:
-        ConfigError: A file cannot be read.
+        ConfigError: A file is not there.
     """
     wanted = {file.resolve() for file in files}
     every = [file for file in beside if file.resolve() not in wanted] + [*files]
-    checked = [check_data(_read(file), str(file), board) for file in every]
+    checked = [_check_file(file, board) for file in every]
     return check_together(board, checked)[len(every) - len(files) :]
 
 
@@ -146,11 +149,16 @@ def exit_code(problems: Sequence[Problem]) -> int:
     return 1 if "error" in found else 4 if "protocol" in found else 0
 
 
-def _read(file: Path) -> bytes:
+def _check_file(file: Path, board: Board | None) -> Checked:
     try:
-        return file.read_bytes()
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from error
+        message = f"cannot read it: {error.strerror or error}"
+        problem = Problem(entry=str(file), severity="error", message=message)
+        return Checked(name=str(file), entry=None, problems=(problem,))
+    return check_data(data, str(file), board)
 
 
 # -- one entry
@@ -165,9 +173,12 @@ def _form_faults(entry: Entry, raw: Any) -> Iterator[str]:
     yield from label_faults(entry)
     yield from dict.fromkeys(text_faults(entry))
     try:
-        date.fromisoformat(entry.date)
+        ahead = date.fromisoformat(entry.date) - datetime.now(UTC).date()
     except ValueError:
         yield f"the date {entry.date!r} is no day such as 2026-01-31"
+    else:
+        if ahead > timedelta(days=1):  # somewhere it is tomorrow already
+            yield f"the date {entry.date} is yet to come"
     # A run of probes alone has no rows, and so no outcomes.json.
     wanted = ("run.json", "scores.json", *["outcomes.json"] * bool(entry.outcomes.series))
     missing = [name for name in wanted if name not in entry.files]
@@ -261,6 +272,15 @@ def _score_faults(entry: Entry, score: Score) -> Iterator[str]:
         yield f"its interval ends below where it begins: [{estimate.low}, {estimate.high}]"
     elif estimate is not None and not estimate.low <= estimate.value <= estimate.high:
         yield f"{estimate.value} lies outside its interval [{estimate.low}, {estimate.high}]"
+    if estimate is not None and score.unit == "share":
+        # A rate, or a change of one.
+        least = 0.0 if metric is not None else -1.0
+        if not least <= estimate.low <= estimate.high <= 1:
+            yield f"its interval [{estimate.low}, {estimate.high}] leaves [{least:g}, 1]"
+    for name in ("forced_close_share", "truncated_share", "unclosed_share"):
+        share = getattr(score, name)
+        if share is not None and not 0 <= share <= 1:
+            yield f"{name} is {share}, expected a share"
     if score.n < 0 or any(count < 0 for count in score.excluded.values()):
         yield "it has counts below 0"
 
@@ -325,54 +345,3 @@ def _lost_rows(board: Board, numbers: Numbers, name: str) -> Iterator[Problem]:
         if wanted and not score.partial and found not in (None, wanted):
             message = f"{key}: {found} rows, but the whole of it has {wanted}"
             yield Problem(entry=name, severity="error", message=message)
-
-
-def _subject(entry: Entry) -> str:
-    """Say what an entry is of, whatever it was measured with."""
-    return fingerprint([entry.identity, entry.intervention, entry.system_prompt_hash])
-
-
-def _prints(board: Board | None, entry: Entry) -> dict[Any, str]:
-    """Give the protocols of an entry's numbers, of those that the board has."""
-    if board is not None:
-        return dict(numbers_of(board, entry).fingerprints)
-    return {key_of(score): score.fingerprint for score in entry.scores}
-
-
-def _alike(one: dict[Any, str], other: dict[Any, str]) -> bool:
-    """Whether two entries could stand in one table with a number of the same protocol."""
-    shared = one.keys() & other.keys()
-    return bool(shared) and all(one[key] == other[key] for key in shared)
-
-
-def _prompt_faults(
-    entry: Entry, name: str, known: dict[tuple[str, str], str]
-) -> Iterator[tuple[Severity, str]]:
-    """Say whose prompts of a benchmark are not those of entries before it."""
-    read = {
-        score.benchmark: str(entry.protocols.get(score.fingerprint, {}).get("content_hash", ""))
-        for score in entry.scores
-        if score.metric in RATES
-    }
-    for benchmark, content in read.items():
-        others = [where for (b, c), where in known.items() if b == benchmark and c != content]
-        if others:
-            said = f"{benchmark}: its prompts (content_hash {content[:12]}) are not those of"
-            yield "remark", f"{said} {others[0]}: they stand in tables of their own"
-        known.setdefault((benchmark, content), name)
-
-
-def _row_faults(
-    entry: Entry, name: str, known: dict[str, tuple[str, str]]
-) -> Iterator[tuple[Severity, str]]:
-    """Say where the rows of a protocol are not those of other entries."""
-    for series in entry.outcomes.series:
-        if series.metric not in RATES:
-            continue
-        hashes = entry.outcomes.rows[series.rows].hashes
-        first, where = known.setdefault(series.fingerprint, (hashes, name))
-        said = f"{series.benchmark} {series.metric}: its rows are not those of {where}"
-        if len(first) != len(hashes):
-            yield "error", f"{said}: some were left out, though the protocol is the same"
-        elif first != hashes:
-            yield "remark", f"{said}: they are compared on those that both have, or as independent"

@@ -110,7 +110,7 @@ def _name_faults(series: Series) -> Iterator[str]:
 def score_faults(outcomes: Outcomes, found: Score) -> Iterator[str]:
     """Say in what a score differs from what its outcomes give."""
     try:
-        rows = outcomes.of(found)
+        rows = outcomes.of(found, rated=False)
     except ConfigError as error:
         yield error.message.replace("outcomes.json has", "the outcomes are of").replace(
             "scores.json counts", "the score counts"

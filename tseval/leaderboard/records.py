@@ -10,6 +10,8 @@ from tseval.types import Score, Unit
 ENTRY_SCHEMA = 1
 Better = Literal["lower", "higher", "neither"]
 Ties = Literal["headline", "label", "date"]
+# Of what is wrong with an entry: see ``check.Problem``.
+Severity = Literal["error", "protocol", "remark"]
 
 
 class Column(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,6 +21,11 @@ _MOST_TITLE = 60
 _SHOWN = 40
 # These hold hashes, or one character a rollout, and are checked as such.
 _PACKED = ("hashes", "clusters", "codes")
+# Of names, such as a model's; of facts, such as a processor's; of an interval's method; of why a
+# score is undefined: characters, and words.
+_MOST_NAME, _MOST_FACT, _MOST_METHOD, _MOST_REASON = (300, 8), (100, 10), (80, 12), (120, 20)
+# Identities and facts that one model or machine has.
+_MOST_NAMES = 64
 _NOTE = re.compile(r"[a-z0-9][a-z0-9:_-]{0,31}")
 _REASON = re.compile(r"[A-Za-z0-9][A-Za-z0-9 :_-]{0,31}")
 _FACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,39}")
@@ -36,7 +41,15 @@ def text_faults(entry: Entry) -> Iterator[str]:
         del fields[name]
     yield from _long(fields, "", _MOST)
     yield from _acting(fields, "")
+    names = {name: fields[name] for name in ("model", "revision", "preset", "adapter")}
+    names |= {f"identity: {_cut(name)}": value for name, value in entry.identity.items()}
+    for name, value in names.items():
+        yield from _wordy(name, value, _MOST_NAME)
+    for name in ("identity", "execution"):
+        if len(fields[name]) > _MOST_NAMES:
+            yield f"{name} has {len(fields[name])} entries, at most {_MOST_NAMES} may be there"
     for name, value in entry.execution.items():
+        yield from _wordy(f"execution: {_cut(name)}", value, _MOST_FACT)
         if not _FACT.fullmatch(name):
             yield f"execution: {_cut(name)} is no name of a fact"
         if "://" in value or value.startswith("/"):
@@ -49,12 +62,25 @@ def _score_faults(score: Score) -> Iterator[str]:
     name = " ".join(filter(None, (score.benchmark, score.metric)))
     if score.title and (score.metric in RATES or len(score.title) > _MOST_TITLE):
         yield f"{_cut(name)}: its title {_cut(score.title)} is not the metric's"
+    if score.undefined and score.estimate is not None:
+        yield f"{_cut(name)}: it has an estimate and is undefined"
+    yield from _wordy(f"{_cut(name)}: why it is undefined", score.undefined, _MOST_REASON)
+    if score.estimate is not None:
+        method = score.estimate.method
+        yield from _wordy(f"{_cut(name)}: its interval's method", method, _MOST_METHOD)
     for note in score.judge_notes:
         if not _NOTE.fullmatch(note):
             yield f"{_cut(name)}: {_cut(note)} is no remark of a judge"
     for reason in (*score.excluded, *score.outcomes):
         if not _REASON.fullmatch(reason):
             yield f"{_cut(name)}: {_cut(reason)} is no outcome"
+
+
+def _wordy(name: str, value: str, most: tuple[int, int]) -> Iterator[str]:
+    """Say where there is more than a name: an answer would find room in it."""
+    characters, words = most
+    if len(value) > characters or len(value.split()) > words:
+        yield f"{name} holds a text: at most {characters} characters and {words} words may be there"
 
 
 def _long(value: Any, where: str, most: int) -> Iterator[str]:
