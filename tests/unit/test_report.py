@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tseval.report import values
 from tseval.report.table import HEADINGS, headings, lines, markdown, notes, rich_table
-from tseval.report.text import for_markdown, neutral
+from tseval.report.text import for_markdown, neutral, shortened
 from tseval.requests import Subject
 from tseval.runfolder import Scorecard
 from tseval.types import Estimate, Score
@@ -219,6 +219,15 @@ def test_what_we_write_ourselves_stays_readable_in_markdown() -> None:
     assert "| quick_harmful \\* |" in text
     assert "| [12.3, 50.0] |" in text
     assert "- \\* partial: --limit took a subset of the rows" in text
+
+
+def test_a_long_name_keeps_the_end_that_tells_it_apart() -> None:
+    names = ["SmolLM2-135M-Instruct (demo)", "SmolLM2-135M-Instruct (demo), ThinkSafe adapter"]
+    cut = [shortened(name, 26) for name in names]
+    assert cut[0] != cut[1]
+    assert cut[1].endswith("…ThinkSafe adapter")
+    assert all(len(each) <= 26 for each in cut)
+    assert shortened("short", 26) == "short"
 
 
 @given(st.text())

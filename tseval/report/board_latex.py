@@ -1,7 +1,10 @@
 """A board as LaTeX tables that can be pasted into a paper."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from textwrap import wrap
+from typing import NamedTuple
 
 from tseval.leaderboard.records import Cell, Column, Row, Standing, Table
 from tseval.report import board_cells as cells
@@ -33,20 +36,32 @@ _SPECIAL = {
     "±": r"$\pm$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
 }
+# Letters below U+0180 that the T1 encoding has no command for.
+_NOT_IN_T1 = frozenset("ĦħĸĿŀŉŦŧſ")
 _HEAD = """\
-% Needs \\usepackage{booktabs} and \\usepackage{textcomp} in the preamble; wide tables fit with
-% \\usepackage{graphicx} and \\resizebox{\\linewidth}{!}{...} around the tabular.
+% Needs in the preamble:
+%   \\usepackage[T1]{fontenc}  % quotation marks and letters such as o-slash, thorn and d-stroke
+%   \\usepackage[utf8]{inputenc}  % only in a LaTeX older than 2018
+%   \\usepackage{textcomp}  % only in a LaTeX older than 2020
+%   \\usepackage{booktabs}
+% A table that is still too wide fits with \\usepackage{graphicx} and
+% \\resizebox{\\linewidth}{!}{...} around the tabular.
 """
+# Columns of a table: more are another table. Characters of a heading's line.
+_WIDEST = 4
+_HEADING = 16
+# Names of models are broken.
+_MODEL = r"p{0.27\linewidth}"
 
 
 def escape(text: str) -> str:
     """Escape a text for LaTeX: it is printed, and no command, comment or formula is left in it.
 
-    Letters that the basic fonts of pdfLaTeX lack are written as their code points: '(U+4E2D)'.
+    Letters that pdfLaTeX lacks in the encoding T1 are written as their code points: '(U+4E2D)'.
     """
     joined = "".join(map(_escaped, neutral(text)))
-    # Two dashes would become a longer one.
-    return joined.replace("--", "-{}-").replace("--", "-{}-")
+    # Two dashes would become a longer one, two commas or apostrophes a quotation mark.
+    return re.sub(r"([-,'])(?=\1)", r"\1{}", joined)
 
 
 def _escaped(character: str) -> str:
@@ -56,7 +71,7 @@ def _escaped(character: str) -> str:
         return character
     # Letters of Latin alphabets; also those that are put together of a letter and an accent.
     if character < "\u0180" and unicodedata.category(character) in ("Ll", "Lu"):
-        return character
+        return f"(U+{ord(character):04X})" if character in _NOT_IN_T1 else character
     return f"(U+{ord(character):04X})"
 
 
@@ -65,43 +80,66 @@ def board_latex(standing: Standing) -> str:
     parts = [_HEAD]
     for number, table in enumerate(standing.tables):
         if table.rows:
-            parts.append(_measured(standing, table, number))
+            parts += _measured(standing, table, number)
     if standing.reported:
-        parts.append(_reported(standing))
+        parts += _reported(standing)
     return "\n".join(parts)
 
 
-def _measured(standing: Standing, table: Table, number: int) -> str:
-    columns = cells.columns_of(standing, table.rows)
-    heads = ["", "Model", *(_heading(column) for column in columns)]
-    lines = [
-        [
-            "--" if row.rank is None else str(row.rank),
-            _label(row),
-            *(_cell(cells.cell_of(row, column)) for column in columns),
-        ]
-        for row in table.rows
-    ]
-    caption = f"{standing.board.title}: {table.title}. " + ". ".join(_notes(standing, table))
-    label = "" if number == 0 else f"-{number + 1}"
-    name = _label_name(standing)
-    return _table(f"rl{'r' * len(columns)}", heads, lines, caption, f"tab:{name}{label}")
+class _Part(NamedTuple):
+    """Some of a table's columns, which stand in a table of their own where they are many."""
+
+    columns: Sequence[Column]
+    number: int
+    of: int
+
+    def caption(self, title: str, notes: str) -> str:
+        """Give its caption; the notes stand once, below the first part."""
+        said = f"{title} (part {self.number} of {self.of})" if self.of > 1 else title
+        return f"{said}. {notes}" if self.number == 1 else said
+
+    def label(self, name: str) -> str:
+        """Name it."""
+        return name if self.number == 1 else f"{name}-part{self.number}"
 
 
-def _reported(standing: Standing) -> str:
-    columns = cells.columns_of(standing, standing.reported)
-    heads = ["Model", *(_heading(column) for column in columns), "Source"]
-    lines = [
-        [
-            _label(row),
-            *(_cell(cells.cell_of(row, column)) for column in columns),
-            escape("; ".join(filter(None, (row.source, *cells.row_notes(row))))),
+def _parts(columns: Sequence[Column]) -> list[_Part]:
+    found = [columns[start : start + _WIDEST] for start in range(0, len(columns), _WIDEST)]
+    return [_Part(each, place, len(found)) for place, each in enumerate(found, 1)]
+
+
+def _measured(standing: Standing, table: Table, number: int) -> Iterator[str]:
+    title = f"{standing.board.title}: {table.title}"
+    notes = ". ".join(_notes(standing, table))
+    name = f"tab:{_label_name(standing)}" + ("" if number == 0 else f"-{number + 1}")
+    for part in _parts(cells.columns_of(standing, table.rows)):
+        heads = ["", "Model", *map(_heading, part.columns)]
+        lines = [
+            ["--" if row.rank is None else str(row.rank), *_line(row, part.columns)]
+            for row in table.rows
         ]
-        for row in standing.reported
-    ]
-    caption = f"{standing.board.title}: reported. {cells.REPORTED}."
+        layout = f"r{_MODEL}{'r' * len(part.columns)}"
+        yield _table(layout, heads, lines, part.caption(title, notes), part.label(name))
+
+
+def _reported(standing: Standing) -> Iterator[str]:
+    rows = standing.reported
+    said = ["; ".join(filter(None, (row.source, *cells.row_notes(row)))) for row in rows]
+    sources = {text: _letter(place) for place, text in enumerate(dict.fromkeys(said))}
+    notes = f"{cells.REPORTED}." + "".join(f" {key}: {text}." for text, key in sources.items())
+    title = f"{standing.board.title}: reported"
     name = f"tab:{_label_name(standing)}-reported"
-    return _table(f"l{'r' * len(columns)}l", heads, lines, caption, name)
+    for part in _parts(cells.columns_of(standing, rows)):
+        heads = ["Model", *map(_heading, part.columns), "Source"]
+        lines = [
+            [*_line(row, part.columns), sources[text]] for row, text in zip(rows, said, strict=True)
+        ]
+        layout = f"{_MODEL}{'r' * len(part.columns)}l"
+        yield _table(layout, heads, lines, part.caption(title, notes), part.label(name))
+
+
+def _line(row: Row, columns: Iterable[Column]) -> list[str]:
+    return [_label(row), *(_cell(cells.cell_of(row, column)) for column in columns)]
 
 
 def _table(
@@ -125,8 +163,18 @@ def _table(
 
 
 def _heading(column: Column) -> str:
+    """Write a heading in lines, so that a column is as wide as its values."""
     unit = r" (\%)" if column.unit == "share" else ""
-    return f"{escape(column.title)}{unit} {_arrow(column)}".rstrip()
+    lines = [escape(line) for line in wrap(neutral(column.title), _HEADING)] or [""]
+    lines[-1] = f"{lines[-1]}{unit} {_arrow(column)}".rstrip()
+    stacked = r"\\ ".join(lines)
+    return rf"\shortstack[r]{{{stacked}}}" if len(lines) > 1 else stacked
+
+
+def _letter(place: int) -> str:
+    """Name a source: a to z, then aa and so on."""
+    rest, letter = divmod(place, 26)
+    return (_letter(rest - 1) if rest else "") + chr(ord("a") + letter)
 
 
 def _arrow(column: Column) -> str:

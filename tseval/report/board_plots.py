@@ -10,7 +10,7 @@ from tseval.report import board_cells as cells
 from tseval.report import values
 from tseval.report.interactive import figure
 from tseval.report.plots import COLOURS, Plot, Series, file_name
-from tseval.report.text import neutral
+from tseval.report.text import neutral, shortened
 from tseval.types import Score, Unit
 
 # More names than this would cover each other; those on the front keep theirs.
@@ -247,7 +247,7 @@ def _points(
             "symbol": ["circle" if cells.kind_of(row) == "measured" else "diamond"
                        for row in chosen],
         },
-        "text": [_text(neutral(row.label, _LONGEST)) for row in chosen],
+        "text": [_text(neutral(shortened(row.label, _LONGEST))) for row in chosen],
         # Names lean towards the middle, where there is room; those of the front away from others.
         "textposition": [f"{side} {'left' if _number(row, x) > middle else 'right'}"
                          for row in chosen],

@@ -127,9 +127,11 @@ def flips_page(found: "Sequence[Flip]") -> Page:
         )
         for flip in found
     ]
-    notes = ["--json prints prompts and answers whole"] if found else ["no sample changed"]
+    notes = [] if found else ["no sample changed"]
     if any(flip.redacted for flip in found):
         notes.append("answers to harmful prompts are left out; --no-redact shows them")
+    elif found:
+        notes.append("--json --no-redact prints prompts and answers whole")
     return Page("Samples that changed, the worst first", [Section("", headings, rows)], notes)
 
 

@@ -25,6 +25,14 @@ def neutral(text: str, limit: int | None = None) -> str:
     return text.translate(_SHOWN)
 
 
+def shortened(text: str, limit: int) -> str:
+    """Cut a name to so many characters in its middle: names that begin alike differ at the end."""
+    if len(text) <= limit:
+        return text
+    tail = 2 * limit // 3
+    return f"{text[: limit - 1 - tail]}…{text[-tail:]}"
+
+
 def neutral_lines(text: str) -> str:
     """Neutralise a text as :func:`neutral` does, but keep its lines."""
     return "\n".join(map(neutral, _LINE_END.split(text)))
