@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .compare import match_scores
 from .deliberation import DeliberationCard, Finding, deliberation
@@ -326,13 +326,8 @@ def _paired(
     if matched is None or not matched.samples:
         return None
     found = matched.paired().interval()
-    return Estimate(
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        level=found.level,
-        method=f"paired by prompt, n={len(matched.samples)} ({found.method})",
-    )
+    method = f"paired by prompt, n={len(matched.samples)} ({found.method})"
+    return structs.replace(found, method=method)
 
 
 def _score(side: _Side, row: Finding) -> Score | None:

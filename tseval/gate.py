@@ -230,7 +230,7 @@ def _limits(rule: Rule, row: Compared, alpha: float) -> _Limits | None:
             f"the margin of {row.metric} is {rule.margin}, which nothing can exceed",
             hint="0.03 is three points",
         )
-    if row.difference is None:
+    if row.difference is None or _open_sides(row):
         return None
     value = sign * row.difference.value
     if row.paired is not None:
@@ -244,6 +244,17 @@ def _limits(rule: Rule, row: Compared, alpha: float) -> _Limits | None:
     z = float(ndtri(1 - alpha))
     pvalue = float(ndtr(-value / below)) if below > 0 else float(value <= 0)
     return _Limits(value, value - z * below, value + z * above, pvalue)
+
+
+def _open_sides(row: Compared) -> str:
+    """Name the runs whose share may be anything at all, where no pairs say more; '' if none.
+
+    Limits of such a share are no quantiles, and nothing can be scaled to alpha from them.
+    """
+    if row.paired is not None or row.unit != "share":
+        return ""
+    sides = (("baseline", row.before.estimate), ("candidate", row.after.estimate))
+    return " and ".join(name for name, e in sides if e is not None and e.low <= 0 and e.high >= 1)
 
 
 def _paired_limits(pairs: Paired, sign: int, alpha: float) -> _Limits:
@@ -277,7 +288,9 @@ def _decision(
         allowed=row.allowed,
     )
     if limits is None or adjusted is None:
-        why = row.undefined or "there is no difference"
+        which = _open_sides(row)
+        why = f"no interval is known of the {which}" if which else row.undefined
+        why = why or "there is no difference"
         return msgspec.structs.replace(base, reason=why, cause="data")
     most = policy.excluded if rule.excluded is None else rule.excluded
     doubtful = max(shares) > most or shares[1] - shares[0] > policy.excluded_rise

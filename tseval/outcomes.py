@@ -7,13 +7,14 @@ row's outcome, without any text. Two runs are compared by pairing these rows.
 import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
+from math import isclose
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
 
 from .errors import ConfigError, TsevalError
-from .metrics import Judged
+from .metrics import ASR_HARMFUL, ASR_NONREFUSAL, ASR_SUBSTANTIVE, ORR, PASS_AT_1, Judged
 from .types import Score
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ MISSING = "-"
 _PLAIN = [chr(code) for code in range(35, 127) if chr(code) not in "\\-"]
 _FIRST_FURTHER = 0x100
 _MOST = 0xD800 - _FIRST_FURTHER + len(_PLAIN)
+
+# Rates that are pooled means of their rows.
+_RATES = {each.name for each in (ASR_HARMFUL, ASR_NONREFUSAL, ASR_SUBSTANTIVE, ORR, PASS_AT_1)}
 
 SeriesKey = tuple[str, str, str, str]
 # An outcome's name, and what it counts; None if it left the denominator.
@@ -100,17 +104,17 @@ class Outcomes(Struct, frozen=True, kw_only=True):
     series: tuple[Series, ...] = ()
     schema: int = OUTCOMES_SCHEMA
 
-    def of(self, score: Score) -> list[RowOutcome] | None:
-        """Return the rows of a score, by hash and rollout; None where it is no mean over rows.
-
-        Raises:
-            ConfigError: They are not the rows that the score was made of.
-        """
-        series = self.series_of(score)
+    def of(self, score: Score, *, rated: bool = True) -> list[RowOutcome] | None:
+        """Return the rows of a score, by hash and rollout; else as :meth:`series_of`."""
+        series = self.series_of(score, rated=rated)
         return None if series is None else list(decoded(self.rows[series.rows], series))
 
-    def series_of(self, score: Score) -> Series | None:
+    def series_of(self, score: Score, *, rated: bool = True) -> Series | None:
         """Return the outcomes of a score's rows, packed; None where it is no mean over rows.
+
+        Args:
+            score: Of the scorecard beside them.
+            rated: Whether they have to give the score's own value.
 
         Raises:
             ConfigError: They are not the rows that the score was made of.
@@ -128,6 +132,8 @@ class Outcomes(Struct, frozen=True, kw_only=True):
                 f" counts ({usable} usable of {found}, {score.n} of {score.n + lost})",
                 hint="run the same `tseval run` command again: both are made anew",
             )
+        if rated:
+            _check_rate(series, score, counts)
         return series
 
     def check(self) -> None:
@@ -138,6 +144,26 @@ class Outcomes(Struct, frozen=True, kw_only=True):
             if not 0 <= series.rows < len(self.rows):
                 raise ConfigError(f"it has no rows for {series.benchmark} {series.metric}")
             _check_codes(self.rows[series.rows], series)
+
+
+def _check_rate(series: Series, score: Score, counts: dict[str, int]) -> None:
+    """Raise ConfigError where a rate over rows is not what its outcomes give.
+
+    Of other means, and of soft votes, the same characters can stand for several values.
+    """
+    if series.metric not in _RATES or series.benchmark.startswith("lm-eval/"):
+        return
+    values = {code: value for code, (_, value) in series.legend.items()}
+    if score.estimate is None or any(value not in (None, 0, 1) for value in values.values()):
+        return
+    hits = sum(n for code, n in counts.items() if values[code] == 1)
+    if not isclose(hits / score.n, score.estimate.value, abs_tol=1e-9):
+        name = " ".join(filter(None, series.key))
+        raise ConfigError(
+            f"outcomes.json has {hits} of {score.n} for {name}, scores.json says"
+            f" {100 * score.estimate.value:.1f}%: one of them was changed",
+            hint="run the same `tseval run` command again: both are made anew",
+        )
 
 
 def key_of(score: Score) -> SeriesKey:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.support.sides import Hits, side
 from tseval.compare import compare
@@ -183,6 +184,21 @@ def test_a_number_without_a_value_cannot_be_told() -> None:
     (one,) = found.decisions
     assert one.outcome == "cannot tell"
     assert one.reason == "after: no row has a verdict"
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.99])
+def test_a_share_of_which_no_interval_is_known_neither_passes_nor_fails(margin: float) -> None:
+    # Nine tenths apart: limits scaled from [0, 1] to alpha would call it worse at 0.03.
+    one, other = side("a", {("o", ORR): few(100, 5)}), side("b", {("o", ORR): few(100, 95)})
+    (score,) = other.scorecard.scores
+    assert score.estimate is not None
+    wide = replace(score, estimate=replace(score.estimate, low=0.0, high=1.0))
+    other = other._replace(outcomes=Outcomes(), scorecard=replace(other.scorecard, scores=(wide,)))
+    policy = Policy(metrics=(Rule(metric=ORR, margin=margin),), cannot_tell="pass")
+    found = decide(policy, one, other, compare(one, [other])[0])
+    (told,) = found.decisions
+    assert (told.outcome, told.cause, found.passed) == ("cannot tell", "data", False)
+    assert told.reason == "no interval is known of the candidate"
 
 
 @pytest.mark.parametrize(

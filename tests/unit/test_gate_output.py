@@ -100,6 +100,46 @@ def test_a_file_that_cannot_be_finished_stays_as_it_was(
     assert junit.read_bytes() == b"today's"
 
 
+def killed(script: str) -> None:
+    """Run a script that ends itself by SIGKILL."""
+    head = "import io, os, signal; from pathlib import Path; from tseval.cli.gate import _write\n"
+    done = subprocess.run([sys.executable, "-c", head + script], check=False)
+    assert done.returncode == -9
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
+def test_a_file_whose_writer_is_killed_stays_as_it_was(tmp_path: Path) -> None:
+    junit = tmp_path / "gate.xml"
+    junit.write_bytes(b"yesterday's")
+    killed(f"""
+def half(path, data):
+    path.open("wb", buffering=0).write(data[:4])
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.write_bytes = half
+_write(Path({str(junit)!r}), b"today's, which is longer")
+""")
+    assert junit.read_bytes() == b"yesterday's"
+    (left,) = [file for file in tmp_path.iterdir() if file != junit]
+    assert left.name.startswith("gate.xml.")
+    assert left.suffix == ".tmp"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
+def test_a_summary_is_whole_as_soon_as_its_one_write_is_done(tmp_path: Path) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_bytes(b"before\n")
+    # Killed behind the first call, wherever the text is long: no second one, nothing in a buffer.
+    killed(f"""
+class Once(io.FileIO):
+    def write(self, data):
+        super().write(data)
+        os.kill(os.getpid(), signal.SIGKILL)
+Path.open = lambda path, mode, buffering: Once(path, mode.replace("b", ""))
+_write(Path({str(summary)!r}), b"decided\\n" * 10_000, append=True)
+""")
+    assert summary.read_bytes() == b"before\n" + b"decided\n" * 10_000
+
+
 def test_a_summary_that_others_write_into_keeps_their_part(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     summary = tmp_path / "summary.md"

@@ -19,7 +19,7 @@ from tseval.plugins import load_registry
 from tseval.runfolder import RunFolder
 from tseval.runner import run
 from tseval.testing import ScriptedBackend, mixed
-from tseval.types import Score
+from tseval.types import Estimate, Score
 
 values = some.one_of(some.none(), some.floats(0, 1))
 named = some.tuples(some.text(max_size=12), values)
@@ -225,3 +225,18 @@ def test_every_score_of_a_run_is_the_mean_of_its_rows(tmp_path: Path) -> None:
     (out / "outcomes.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot read"):
         RunFolder.load(out).outcomes()
+
+
+def test_a_rate_that_is_not_what_its_outcomes_give_is_refused() -> None:
+    rows = [
+        Judged(cluster=str(n), outcome="full" if n < 3 else "none", hit=int(n < 3),
+               row=row_hash("b", str(n)), rollout=0)
+        for n in range(10)
+    ]  # fmt: skip
+    base = counted(score(), rows)
+    found = packed((base, rows))
+    honest = msgspec.structs.replace(base, estimate=Estimate(value=0.3, low=0.1, high=0.6))
+    assert found.series_of(honest) is not None
+    turned = msgspec.structs.replace(base, estimate=Estimate(value=0.7, low=0.4, high=0.9))
+    with pytest.raises(ConfigError, match=r"has 3 of 10 for b orr j, scores.json says 70.0%"):
+        found.series_of(turned)
