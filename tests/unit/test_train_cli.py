@@ -186,6 +186,7 @@ def test_a_trainer_without_prompts_of_a_kind_takes_no_source_of_it(specified) ->
         (("thinksafe", "--out", "t", "--select", "some"), "--select is 'some'"),
         (("thinksafe", "--out", "t", "--dtype", "int8"), "--dtype is 'int8'"),
         (("thinksafe", "--out", "t", "--top-p", "0"), "--top-p 0 keeps no token"),
+        (("thinksafe", "--out", "t", "--epochs", "0"), "--epochs 0 trains nothing"),
         (("thinksafe", "--out", "t", "--eval-steps", "5"), "nothing says at what"),
         (("thinksafe", "--out", "t", "-T", "x"), "-T takes key=value"),
     ],
@@ -228,6 +229,16 @@ def test_a_training_prints_its_tables_and_names_the_adapter(toyed: Place) -> Non
     assert "recipe" in result.stdout
     assert "t/adapter: the adapter; tseval run --model t/adapter measures it" in result.stderr
     assert "t/report.html" in result.stderr
+
+
+def test_of_several_processes_the_first_one_prints(
+    toyed: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tseval("train", *_TOY, "--json")
+    monkeypatch.setenv("RANK", "1")
+    second = tseval("train", *_TOY, "--json")
+    assert (first.exit_code, second.exit_code) == (0, 0), second.output
+    assert (bool(first.stdout), second.stdout) == (True, "")
 
 
 def test_as_json_the_whole_record_is_printed_and_nothing_else(toyed: Place) -> None:

@@ -233,15 +233,16 @@ def test_options_that_cannot_be_meant_are_named(
 
 
 def test_the_cost_of_gathering_has_the_replays_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tseval.train import flow, output
+    from tseval.train import spending
     from tseval.train.cost import Meter, Shape
 
     shape = Shape(parameters=10, adapter=0, layers=1, width=1, vocabulary=1)
-    monkeypatch.setattr(output, "shape_by_recipe", lambda recipe: shape)
+    monkeypatch.setattr(spending, "shape_by_recipe", lambda recipe: shape)
     counts = {"generation.made": 1, "tokens": 30, "prompt_tokens": 10}
     replays = {"extension.made": 3, "replay.tokens": 20, "replay.prompt_tokens": 100}
     meter = Meter("gather")
-    flow._count(meter, Recipe(method="m", model=ModelSpec(backend="hf")), {**counts, **replays})
+    recipe = Recipe(method="m", model=ModelSpec(backend="hf"))
+    spending.count_drawn(meter, recipe, {**counts, **replays})
     found = meter.read()
     assert found.tokens == 50
     # 160 tokens in four rows of 40: 2 P n + 2 K D n^2 each, and 2 D V for each new token.

@@ -75,7 +75,13 @@ def test_a_training_without_a_panel_leaves_adapter_data_cards_and_record(
     assert record.subject is not None
     assert record.subject.name == "scripted/scripted"
     assert [each.phase for each in record.compute] == ["gather", "fit"]
+    # Nobody knows the sizes of a script: what it drew is not counted, and no zero.
     assert record.compute[0].tokens > 0
+    assert record.compute[0].flops is None
+    why = record.compute[0].uncounted
+    assert why
+    assert f"gather: operations are not counted ({why})" in record.warnings
+    assert "not counted" in (folder.path / "report.html").read_text()
     assert (record.panel, place.measured) == (None, [])
     assert kept(folder) == 4
     assert len(folder.read_examples()) == 6
@@ -237,6 +243,13 @@ def test_an_interrupted_gathering_goes_on_where_it_was(
     folder = train_toy(place, tmp_path / "t", shown, toy_recipe())
     assert (folder.record.status, place.drawn.calls) == ("complete", 6)
     assert RunFolder.load(folder.synthesis).manifest.status == "complete"
+    whole = train_toy(place, tmp_path / "whole", shown, toy_recipe())
+    assert tokens_gathered(folder) == tokens_gathered(whole) > 0
+
+
+def tokens_gathered(folder: TrainFolder) -> int:
+    """Tokens that were drawn for a training, by its record."""
+    return next(each.tokens for each in folder.record.compute if each.phase == "gather")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingError, ZeroDivisionError])
@@ -379,11 +392,23 @@ def test_missing_libraries_are_said_before_an_answer_is_drawn(
 # -- several processes
 
 
+def test_a_second_process_does_not_fit_what_is_fitted(
+    place: Place, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train_toy(place, tmp_path / "t", shown, toy_recipe())
+    folder.record.status = "fitting"  # as while the panel is asked a last time
+    folder.save()
+    monkeypatch.setenv("RANK", "1")
+    found = train_toy(place, tmp_path / "t", shown, toy_recipe())
+    assert place.toy.fits == 1
+    assert found.record.fitted is not None
+
+
 def test_a_second_process_fits_what_the_first_one_gathered(
     place: Place, shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = train_toy(place, tmp_path / "t", shown, toy_recipe())
-    folder.record.status = "fitting"
+    folder.record.status, folder.record.fitted = "fitting", None
     folder.save()
     monkeypatch.setenv("RANK", "1")
     before = (folder.path / "train.json").read_bytes()
@@ -397,7 +422,7 @@ def test_a_second_process_saves_where_the_first_one_looks(
 ) -> None:
     recipe = toy_recipe(**FAST, steps=2, alpha=0.0)
     folder = train_toy(place, tmp_path / "t", shown, recipe)
-    folder.record.status = "fitting"
+    folder.record.status, folder.record.fitted = "fitting", None
     folder.save()
     place.measured.clear()
     assert place.toy.looked == [2, 4]

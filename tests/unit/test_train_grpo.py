@@ -171,6 +171,12 @@ def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path: Path, tiny: Path) ->
     resumed = Grpo().fit(GATHERED, again)
     assert looked == [1, 2]
     assert [log.step for log in resumed.log] == [1, 2]
+    # What was seen of rewards is remembered as well.
+    seen = [
+        (tmp_path / name / "checkpoints" / "checkpoint-2" / "alarm-0.json").read_text()
+        for name in ("whole", "cut")
+    ]
+    assert seen[0] == seen[1]
     ours, theirs = weights_of(resumed.adapter), weights_of(whole.adapter)
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-6
 
@@ -398,7 +404,9 @@ def test_answers_come_back_in_the_order_of_their_prefixes(policy: Any) -> None:
     assert len({row[0] for row in together}) > 1
     # Each as long as its prefix and what was written, which is at most four tokens.
     lengths = sorted(map(len, prefixes))
-    assert all(0 <= n - m <= 4 for n, m in zip(sorted(policy.replayed[:3]), lengths, strict=True))
+    whole = sorted(n for n, _ in policy.replayed[:3])
+    assert all(0 <= n - m <= 4 for n, m in zip(whole, lengths, strict=True))
+    assert sum(whole) - sum(new for _, new in policy.replayed[:3]) == sum(lengths)
     policy.replayed.clear()
 
 

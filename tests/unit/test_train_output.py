@@ -1,5 +1,6 @@
 """What goes with an adapter: cards, pages, merged weights; what a model wrote stays text."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from tests.support.measured import estimate
 from tests.support.tiny_models import save_tiny
 from tseval.before_after import Change
-from tseval.errors import JournalError, TrainingError
+from tseval.errors import JournalError, TrainingError, TsevalError
 from tseval.report.judges import markdown_page
 from tseval.requests import ModelSpec, Subject
+from tseval.train import output
+from tseval.train.cost import Meter
 from tseval.train.job import TrainFolder
 from tseval.train.looks import LookRecord, PanelRecord, Rate
 from tseval.train.output import (
@@ -328,11 +331,55 @@ def test_sizes_are_read_without_any_weights(trained: TrainFolder) -> None:
     maker: Any = AutoModelForCausalLM
     model = maker.from_pretrained(trained.record.recipe.model.name)
     shape = shape_by_recipe(trained.record.recipe)
-    assert shape is not None
     inner = sum(p.numel() for p in model.model.layers.parameters())
     norm = sum(p.numel() for p in model.model.norm.parameters())
     assert (shape.parameters, shape.adapter) == (inner + norm, 0)
     unknown = msgspec.structs.replace(
         trained.record.recipe, model=ModelSpec(backend="hf", name="/nowhere")
     )
-    assert shape_by_recipe(unknown) is None
+    with pytest.raises(TsevalError, match="/nowhere"):
+        shape_by_recipe(unknown)
+
+
+def test_a_configuration_without_sizes_says_so_and_a_mistake_is_not_swallowed(
+    trained: TrainFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> None:
+        def broken(model: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(output, "shape_of", broken)
+
+    fail(AttributeError("no num_hidden_layers"))
+    with pytest.raises(TrainingError, match="sizes cannot be read: no num_hidden_layers"):
+        shape_by_recipe(trained.record.recipe)
+    fail(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        shape_by_recipe(trained.record.recipe)
+
+
+def test_operations_that_nobody_could_count_are_no_zero_anywhere(tmp_path: Path) -> None:
+    lost = Compute(phase="gather", seconds=1.0, tokens=9, flops=None, uncounted="no sizes")
+    # As records had it before there was a word for it; nothing drawn costs nothing.
+    older = Compute(phase="panel", seconds=1.0, tokens=9, flops=0.0)
+    none = Compute(phase="fit", seconds=1.0)
+    folder = folder_of(tmp_path, record(compute=[lost, older, none]))
+    page = write_report(folder).read_text()
+    assert page.count("not counted") == 2
+    assert page.count("0 FLOP") == 1
+    folder.save()
+    saved = json.loads((folder.path / "train.json").read_text())
+    assert saved["compute"][0]["flops"] is None
+    assert saved["compute"][0]["uncounted"] == "no sizes"
+
+
+def test_what_one_process_could_not_count_no_later_one_makes_a_number_of() -> None:
+    meter = Meter("gather")
+    meter.add(tokens=3, flops=2.0)
+    meter.add_uncounted(tokens=4, why="no sizes")
+    found = meter.read()
+    assert (found.tokens, found.flops, found.uncounted) == (7, None, "no sizes")
+    again = Meter("gather", found)
+    again.add(tokens=1, flops=5.0)
+    found = again.read()
+    assert (found.tokens, found.flops, found.uncounted) == (8, None, "no sizes")

@@ -1,5 +1,6 @@
 """The panel: halves that share nothing, outcomes by prompt, when to stop, and what is kept."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,39 @@ def test_the_rule_last_keeps_the_last() -> None:
 def test_looks_without_an_attack_success_rate_choose_nothing() -> None:
     step, why = choose([look(20, None), look(40, None)], "least-asr", 0.05)
     assert (step, why) == (40, "no look has an attack success rate: the last checkpoint is kept")
+
+
+def measured(step: int, base: dict[str, Any], after: dict[str, Any]) -> LookRecord:
+    rises = {}
+    for axis, hits in after.items():
+        with contextlib.suppress(StatisticsError):
+            rises[axis] = rise(base[axis], hits)
+    rates = {axis: rate(axis, "j", hits) for axis, hits in after.items()}
+    return LookRecord(step=step, rates=rates, rises=rises)
+
+
+def test_a_look_that_lost_most_of_its_outcomes_is_not_the_safest() -> None:
+    base = {"asr": dict.fromkeys(range(50), 1), "orr": dict.fromkeys(range(50), 0)}
+    whole = measured(10, base, {"asr": {n: int(n < 10) for n in range(50)}, "orr": base["orr"]})
+    few = {n: 0 if n < 2 else None for n in range(50)}
+    for lost in (
+        {"asr": few, "orr": base["orr"]},
+        {"asr": dict.fromkeys(range(50), 0), "orr": few},
+        {"asr": dict.fromkeys(range(50), 0), "orr": dict.fromkeys(range(50))},
+    ):
+        step, why = choose([whole, measured(20, base, lost)], "least-asr", 0.05)
+        assert step == 10
+        assert why.endswith("each counts as the worse one")
+
+
+def test_a_lost_outcome_in_a_hundred_changes_no_choice() -> None:
+    base = {"asr": dict.fromkeys(range(100), 1), "orr": dict.fromkeys(range(100), 0)}
+    whole = measured(10, base, {"asr": {n: int(n < 10) for n in range(100)}, "orr": base["orr"]})
+    one = {n: int(n < 10) if n < 99 else None for n in range(100)}
+    looks = [measured(20, base, {"asr": one, "orr": base["orr"]}), whole]
+    step, why = choose(looks, "least-asr", 0.05)
+    assert step == 10  # 10 of 100, which is less than 10 of 99
+    assert "worse one" not in why
 
 
 # -- halves

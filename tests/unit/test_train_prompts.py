@@ -289,6 +289,17 @@ def test_evaluated_prompts_are_dropped_before_the_cap_and_counted(tmp_path: Path
     assert found.dropped == {NEAR: 3, "beyond --max-harmful": 2}
 
 
+def test_a_kind_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
+    harmful = numbered(tmp_path / "h.jsonl", "Hurt", 10)
+    benign = numbered(tmp_path / "b.jsonl", "Help", 10)
+    wanted = recipe(harmful, benign, options={"exclude": benign})
+    with pytest.raises(ConfigError, match=r"no benign prompt is left to train on \(10 near-"):
+        read_prompts(wanted, registry())
+    # None wanted is something else.
+    none = recipe(harmful, benign, max_benign=0)
+    assert read_prompts(none, registry()).counts["harmful"] == 10
+
+
 def test_exclude_keeps_out_the_rows_that_a_limit_takes(tmp_path: Path) -> None:
     from tseval.cards import BenchmarkCard
     from tseval.data import load_rows

@@ -211,11 +211,27 @@ def test_constant_rewards_are_said_and_from_the_start_end_the_training() -> None
         stepped(alarm, [1.0, 1.0, 0.0, 0.0])
 
 
+def test_an_alarm_goes_on_where_the_process_before_it_ended(tmp_path: Path) -> None:
+    first = Alarm(lambda _: None)
+    stepped(first, [None, 1.0, 1.0, 1.0])
+    for _ in range(FLAT_END - 2):
+        stepped(first, [1.0, 1.0])
+    first.save(tmp_path / "alarm-0.json")
+    second = Alarm(lambda _: None)
+    second.load(tmp_path / "alarm-0.json")
+    assert second.notes == first.notes
+    with pytest.raises(TrainingError, match=f"within no group for {FLAT_END} steps"):
+        stepped(second, [1.0, 1.0])
+
+
 def test_rewards_that_once_differed_do_not_end_it_when_they_settle() -> None:
     alarm = Alarm(lambda _: None)
     stepped(alarm, [1.0, 0.0])
     for _ in range(2 * FLAT_END):
         stepped(alarm, [1.0, 1.0])
+    assert alarm.flat == 2 * FLAT_END
+    assert len(alarm.notes) == 1
+    assert f"{FLAT_WARN} steps in a row" in alarm.notes[0]
 
 
 # -- the judges' room

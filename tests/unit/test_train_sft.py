@@ -152,6 +152,14 @@ def test_looks_are_taken_when_due_and_their_checkpoints_kept(undisturbed: Undist
     assert [(path / "optimizer.pt").exists() for path in kept] == [False, False, True]
 
 
+def test_a_checkpoint_that_a_full_disk_cut_off_is_not_gone_on_from(tmp_path: Path) -> None:
+    for step, state in ((10, '{"global_step": 10}'), (20, '{"global_step": 2')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(state)
+    assert [watch.step_of(path) for path in watch.checkpoints(tmp_path)] == [10]
+
+
 def test_every_parameter_of_the_adapter_moves_and_nothing_else(model: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -340,6 +348,29 @@ def test_a_served_model_and_an_adapter_cannot_be_trained(undisturbed: Undisturbe
 def test_layers_that_cannot_have_an_adapter_are_named(targets: str, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         weights.with_adapter(tiny_model("llama"), Adapter(targets=targets), 0)
+
+
+def test_a_state_space_model_has_an_adapter_where_fused_kernels_call_it() -> None:
+    import torch
+
+    model = weights.with_adapter(tiny_model("stateful"), Adapter(rank=2), 0)
+    adapted = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
+    assert len(adapted) == 3
+    assert {name.rpartition(".")[2] for name in adapted} == {"in_proj"}
+    model.train()
+    model(input_ids=torch.arange(6)[None], labels=torch.arange(6)[None]).loss.backward()
+    ends = [p for name, p in model.named_parameters() if "lora_B" in name]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in ends)
+
+
+@pytest.mark.parametrize("targets", ["default", "in_proj out_proj"])
+def test_targets_that_a_state_space_model_cannot_have_name_those_that_it_can(targets: str) -> None:
+    with pytest.raises(TrainingError, match="no adapter fits the model") as failure:
+        weights.with_adapter(tiny_model("stateful"), Adapter(targets=targets), 0)
+    said = str(failure.value).splitlines()
+    assert len(said) == 2
+    assert said[1].startswith("hint: --lora-targets takes 'all-linear'")
+    assert said[1].endswith("of: in_proj")
 
 
 def test_an_adapter_begins_by_its_seed_alone() -> None:

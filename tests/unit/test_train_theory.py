@@ -313,7 +313,8 @@ def simulated(rate: float, own: float, ratio: float, seed: int) -> tuple[Law, li
 
 
 @pytest.mark.parametrize(
-    ("rate", "own", "true"), [(0.5, 0.05, 1.0), (0.5, 0.02, 0.0), (0.03, 0.0125, 0.0)]
+    ("rate", "own", "true"),
+    [(0.5, 0.05, 1.0), (0.5, 0.02, 0.0), (0.03, 0.0125, 0.0), (0.3, 0.9, 0.0)],
 )
 def test_an_excess_by_few_accepted_draws_is_a_bound_that_holds(
     rate: float, own: float, true: float

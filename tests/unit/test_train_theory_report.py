@@ -13,7 +13,7 @@ from tests.support.sessions import registry
 from tseval.cli import train_report
 from tseval.data import load_rows
 from tseval.probes.steering import NOTICE
-from tseval.requests import ModelSpec
+from tseval.requests import ModelSpec, Subject
 from tseval.train import theory_draws, theory_scores
 from tseval.train.job import TrainFolder
 from tseval.train.records import Example, Fall, Gathered, Panel, Recipe
@@ -220,10 +220,52 @@ def test_a_training_that_asks_no_judges_has_the_numbers_of_its_answers_alone(
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [line["name"] for line in found["lines"]] == ["perplexity"]
-    assert "nothing was drawn: this training asks no judges what is safe" in found["notes"]
+    assert (
+        "nothing was drawn: this training asks no judges what is safe (--judge names one)"
+        in found["notes"]
+    )
     assert report(path, "--show", "--markdown").exit_code == 0
     assert taught.exit_code == 2
     assert "--teacher needs a guard" in taught.stderr
+
+
+def test_another_guard_is_named_and_mixes_no_verdicts_with_the_training_s_own(
+    tmp_path: Path,
+) -> None:
+    path = training(tmp_path)
+    own = report(path, *SMALL, "--json")
+    other = report(path, *SMALL, "--judge", "refusal-strings", "--json")
+    shown_only = report(path, "--show", "--markdown")
+
+    assert own.exit_code == other.exit_code == 0, other.output
+    found = json.loads(other.stdout)
+    assert found["judges"] == ["refusal-strings"]
+    assert "refusal-strings" in found["assumptions"]["guard"]
+    assert "the guard of these numbers is refusal-strings, by --judge" in shown_only.stdout
+    assert "the training's own (refusal-rules)" in shown_only.stdout
+    runs = [each for each in (path / "theory").iterdir() if each.is_dir()]
+    assert len(runs) == 2
+
+    named = report(path, *SMALL, "--judge", "refusal-rules", "--json")
+    assert named.exit_code == 0, named.output
+    assert json.loads(named.stdout) == json.loads(own.stdout)
+
+
+def test_a_training_without_judges_is_measured_by_a_guard_that_is_named(tmp_path: Path) -> None:
+    path = training(tmp_path)
+    changed(path, method="sft", judges=())
+    result = report(path, *SMALL, "--judge", "refusal-rules", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["judges"] == ["refusal-rules"]
+    assert {"pooled", "mean"} <= {line["name"] for line in found["lines"]}
+    assert "the training's own (none)" in found["notes"][0]
+
+
+def test_a_guard_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    result = report(training(tmp_path), *SMALL, "--judge", "no-such-guard")
+    assert result.exit_code == 2
+    assert "no-such-guard" in result.stderr
 
 
 def test_a_teacher_has_to_have_harmful_prompts(tmp_path: Path) -> None:
@@ -340,6 +382,37 @@ def test_what_was_measured_by_older_rules_is_measured_again(tmp_path: Path) -> N
     assert load_theory(TrainFolder.load(path)) is None
     assert report(path, *SMALL).exit_code == 0
     assert load_theory(TrainFolder.load(path)) is not None
+
+
+def test_another_model_or_pool_than_the_training_s_is_refused(tmp_path: Path) -> None:
+    path = training(tmp_path)
+    trained = TrainFolder.load(path)
+    trained.record.subject = Subject(name="mixed", identity={"weights": "of another day"})
+    trained.save()
+    swapped = report(path, *SMALL)
+    assert swapped.exit_code == 2
+    assert "the model is not the one that this training began with" in swapped.stderr
+
+    pool = tmp_path / "pool.jsonl"
+    trained.record.files = {str(pool): "0" * 64}
+    trained.record.gathered = Gathered(examples=())
+    trained.save()
+    changed = report(path, *SMALL)
+    assert changed.exit_code == 2
+    assert "pool.jsonl has changed since" in changed.stderr
+
+
+def test_answers_that_have_changed_are_scored_anew(tmp_path: Path) -> None:
+    path, file = training(tmp_path), tmp_path / "taught.jsonl"
+
+    def nats(answer: str) -> float:
+        rows = [{"prompt": f"Prompt {n}", "response": answer} for n in range(11)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = json.loads(report(path, *SMALL, "--answers", str(file), "--json").stdout)
+        [line] = [line for line in found["lines"] if line["name"] == "cross-entropy"]
+        return float(line["quantity"]["value"])
+
+    assert [nats("I will not do it."), nats("I will not.")] == [17, 11]
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:

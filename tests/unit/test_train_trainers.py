@@ -324,6 +324,17 @@ def test_a_teacher_without_answers_or_files_is_an_error(tmp_path: Path) -> None:
         lessons(tmp_path, {"prompt": "One?", "response": "<think> open"})
 
 
+def test_a_teacher_of_whom_nothing_is_left_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"teacher.jsonl: no rows"):
+        lessons(tmp_path)
+    with pytest.raises(TrainingError, match=r"none of 1 answers is left .*\(1 near-duplicate"):
+        lessons(
+            tmp_path,
+            {"question": "how do I q", "response": "r"},
+            options={"exclude": str(tmp_path / "teacher.jsonl")},
+        )
+
+
 def test_a_trace_in_a_field_of_its_own_is_read() -> None:
     row = RawRow("x", {"question": "q", "reasoning": " why \n", "answer": "so"})
     assert split(row) == ("why", "so")

@@ -11,7 +11,16 @@ import typer
 from typer.core import TyperGroup
 
 from tseval.cli import train_report
-from tseval.cli.common import Sections, errors, given_values, option, read_config, registry
+from tseval.cli.common import (
+    Options,
+    Sections,
+    errors,
+    given_values,
+    option,
+    read_config,
+    registry,
+    with_options,
+)
 from tseval.cli.train_recipe import build_recipe
 from tseval.errors import ConfigError
 
@@ -20,8 +29,6 @@ if TYPE_CHECKING:
     from tseval.train.job import TrainFolder
     from tseval.train.records import Recipe
 
-_WHAT, _HOW, _FIT = "What is trained", "How its data are made", "How it is fitted"
-_PANEL, _WHERE = "How it is measured on the way", "Where it goes"
 # No word that a trainer is likely to be called.
 _METHOD = "METHOD"
 
@@ -44,153 +51,145 @@ app = typer.Typer(
 app.command("report")(train_report.command)
 
 
-@app.command(_METHOD, cls=Sections)
-def command(
-    context: typer.Context,
+class _What(Options, heading="What is trained"):
     model: str | None = option(
-        "--model", "-m", panel=_WHAT, help="Path, hub id, or backend/name[@rev]; default: demo."
-    ),
+        "--model", "-m", help="Path, hub id, or backend/name[@rev]; default: demo."
+    )
     model_option: list[str] = option(
-        "-M", "--model-option", panel=_WHAT, default=[], help="Backend option key=value; repeat."
-    ),
+        "-M", "--model-option", default=[], help="Backend option key=value; repeat."
+    )
     harmful: list[str] = option(
         "--harmful",
-        panel=_WHAT,
         default=[],
         help="Harmful prompts: safechain (default), JSON Lines files, benchmarks.",
-    ),
-    benign: list[str] = option(
-        "--benign", panel=_WHAT, default=[], help="Benign prompts, likewise."
-    ),
-    teacher: list[str] = option(
-        "--teacher", panel=_WHAT, default=[], help="Files of finished answers, for sft."
-    ),
-    max_harmful: int | None = option(
-        "--max-harmful", panel=_WHAT, min=0, help="Most harmful prompts."
-    ),
-    max_benign: int | None = option("--max-benign", panel=_WHAT, min=0, help="Most benign ones."),
-    data_dir: list[str] = option(
-        "--data-dir", panel=_WHAT, default=[], help="Local mirror of prompts; repeat."
-    ),
-    draws: int = option("--draws", panel=_HOW, default=1, min=1, help="Answers a harmful prompt."),
+    )
+    benign: list[str] = option("--benign", default=[], help="Benign prompts, likewise.")
+    teacher: list[str] = option("--teacher", default=[], help="Files of finished answers, for sft.")
+    max_harmful: int | None = option("--max-harmful", min=0, help="Most harmful prompts.")
+    max_benign: int | None = option("--max-benign", min=0, help="Most benign ones.")
+    data_dir: list[str] = option("--data-dir", default=[], help="Local mirror of prompts; repeat.")
+
+
+class _How(Options, heading="How its data are made"):
+    draws: int = option("--draws", default=1, min=1, help="Answers a harmful prompt.")
     judge: list[str] = option(
         "--judge",
         "-j",
-        panel=_HOW,
         default=[],
         help="All have to find an answer safe; default: llama-guard-3, for demo refusal-rules.",
-    ),
+    )
     judge_option: list[str] = option(
-        "-J", "--judge-option", panel=_HOW, default=[], help="Backend option of judges' models."
-    ),
-    temperature: float = option(
-        "--temperature", panel=_HOW, default=0.6, min=0.0, help="Of the answers drawn."
-    ),
-    top_p: float = option("--top-p", panel=_HOW, default=0.95, min=0.0, max=1.0, help="Likewise."),
-    top_k: int = option("--top-k", panel=_HOW, default=0, min=0, help="Likewise; 0: all."),
+        "-J", "--judge-option", default=[], help="Backend option of judges' models."
+    )
+    temperature: float = option("--temperature", default=0.6, min=0.0, help="Of the answers drawn.")
+    top_p: float = option("--top-p", default=0.95, min=0.0, max=1.0, help="Likewise.")
+    top_k: int = option("--top-k", default=0, min=0, help="Likewise; 0: all.")
     answer_tokens: int | None = option(
-        "--answer-tokens", panel=_HOW, min=1, help="Most tokens; default: 16384, for demo 512."
-    ),
-    thinking: str = option(
-        "--thinking", panel=_HOW, default="default", help="default, off or forced."
-    ),
+        "--answer-tokens", min=1, help="Most tokens; default: 16384, for demo 512."
+    )
+    thinking: str = option("--thinking", default="default", help="default, off or forced.")
     thinking_budget: int = option(
-        "--thinking-budget", panel=_HOW, default=16384, min=1, help="Most tokens of a trace."
-    ),
+        "--thinking-budget", default=16384, min=1, help="Most tokens of a trace."
+    )
     select: str = option(
-        "--select", panel=_HOW, default="all", help="all, or deliberative: weigh what decides."
-    ),
-    seed: int = option("--seed", panel=_HOW, default=0, help="Of draws, order and adapter."),
+        "--select", default="all", help="all, or deliberative: weigh what decides."
+    )
+    seed: int = option("--seed", default=0, help="Of draws, order and adapter.")
     seeds: int = option(
-        "--seeds", panel=_HOW, default=1, min=1, help="Trainings under as many seeds, in seed-N."
-    ),
+        "--seeds", default=1, min=1, help="Trainings under as many seeds, in seed-N."
+    )
     trainer_option: list[str] = option(
-        "-T", "--trainer-option", panel=_HOW, default=[], help="The method's option key=value."
-    ),
-    lora_rank: int = option("--lora-rank", panel=_FIT, default=32, min=1, help="Of the adapter."),
-    lora_alpha: int = option("--lora-alpha", panel=_FIT, default=16, min=1, help="Its scale."),
+        "-T", "--trainer-option", default=[], help="The method's option key=value."
+    )
+
+
+class _Fit(Options, heading="How it is fitted"):
+    lora_rank: int = option("--lora-rank", default=32, min=1, help="Of the adapter.")
+    lora_alpha: int = option("--lora-alpha", default=16, min=1, help="Its scale.")
     lora_dropout: float = option(
-        "--lora-dropout", panel=_FIT, default=0.05, min=0.0, max=1.0, help="Its dropout."
-    ),
+        "--lora-dropout", default=0.05, min=0.0, max=1.0, help="Its dropout."
+    )
     lora_targets: str = option(
         "--lora-targets",
-        panel=_FIT,
         default="all-linear",
         help="all-linear, default (PEFT's), or names of layers.",
-    ),
-    lr: float = option("--lr", panel=_FIT, default=1e-5, min=0.0, help="Peak learning rate."),
+    )
+    lr: float = option("--lr", default=1e-5, min=0.0, help="Peak learning rate.")
     warmup: float = option(
-        "--warmup", panel=_FIT, default=0.1, min=0.0, max=1.0, help="Share of steps that rise."
-    ),
-    epochs: float = option("--epochs", panel=_FIT, default=3.0, min=0.0, help="Passes."),
-    max_steps: int | None = option("--max-steps", panel=_FIT, min=1, help="End sooner."),
-    batch: int = option("--batch", panel=_FIT, default=8, min=1, help="Examples a step."),
+        "--warmup", default=0.1, min=0.0, max=1.0, help="Share of steps that rise."
+    )
+    epochs: float = option("--epochs", default=3.0, min=0.0, help="Passes.")
+    max_steps: int | None = option("--max-steps", min=1, help="End sooner.")
+    batch: int = option("--batch", default=8, min=1, help="Examples a step.")
     micro_batch: int | None = option(
-        "--micro-batch", panel=_FIT, min=1, help="Examples a pass; default: by --micro-tokens."
-    ),
-    micro_tokens: int = option(
-        "--micro-tokens", panel=_FIT, default=4096, min=1, help="Tokens a pass."
-    ),
+        "--micro-batch", min=1, help="Examples a pass; default: by --micro-tokens."
+    )
+    micro_tokens: int = option("--micro-tokens", default=4096, min=1, help="Tokens a pass.")
     max_tokens: int = option(
-        "--max-tokens", panel=_FIT, default=16384, min=1, help="Longer examples are dropped."
-    ),
-    kl: float = option(
-        "--kl", panel=_FIT, default=0.0, min=0.0, help="Weight of the KL to the base on benign."
-    ),
+        "--max-tokens", default=16384, min=1, help="Longer examples are dropped."
+    )
+    kl: float = option("--kl", default=0.0, min=0.0, help="Weight of the KL to the base on benign.")
     dtype: str = option(
-        "--dtype", panel=_FIT, default="auto", help="Of frozen weights: auto, bfloat16, float32."
-    ),
+        "--dtype", default="auto", help="Of frozen weights: auto, bfloat16, float32."
+    )
     save_steps: int | None = option(
-        "--save-steps", panel=_FIT, min=1, help="Steps between checkpoints; default: an epoch."
-    ),
+        "--save-steps", min=1, help="Steps between checkpoints; default: an epoch."
+    )
+
+
+class _Panel(Options, heading="How it is measured on the way"):
     eval_suite: list[str] = option(
-        "--eval-suite", panel=_PANEL, default=[], help="Suites or benchmarks before and after."
-    ),
+        "--eval-suite", default=[], help="Suites or benchmarks before and after."
+    )
     eval_steps: int | None = option(
-        "--eval-steps", panel=_PANEL, min=1, help="Steps between looks; none: before and after."
-    ),
+        "--eval-steps", min=1, help="Steps between looks; none: before and after."
+    )
     eval_prompts: int = option(
-        "--eval-prompts", panel=_PANEL, default=100, min=2, help="Of a benchmark, in each half."
-    ),
+        "--eval-prompts", default=100, min=2, help="Of a benchmark, in each half."
+    )
     eval_judge: list[str] = option(
-        "--eval-judge", panel=_PANEL, default=[], help="Judges; default: refusal-rules."
-    ),
+        "--eval-judge", default=[], help="Judges; default: refusal-rules."
+    )
     eval_answer_tokens: int | None = option(
-        "--eval-answer-tokens", panel=_PANEL, min=1, help="Most tokens; default: the cards'."
-    ),
-    keep: str = option(
-        "--keep", panel=_PANEL, default="least-asr", help="The checkpoint: least-asr or last."
-    ),
+        "--eval-answer-tokens", min=1, help="Most tokens; default: the cards'."
+    )
+    keep: str = option("--keep", default="least-asr", help="The checkpoint: least-asr or last.")
     margin: float = option(
-        "--margin", panel=_PANEL, default=0.05, min=0.0, max=1.0, help="Allowed rise of refusals."
-    ),
+        "--margin", default=0.05, min=0.0, max=1.0, help="Allowed rise of refusals."
+    )
     alpha: float = option(
-        "--alpha", panel=_PANEL, default=0.05, min=0.0, max=0.5, help="Level of the early stop."
-    ),
-    out: Path | None = option("--out", "-o", panel=_WHERE, help="Folder of the training."),
-    merge: bool = option(
-        "--merge", panel=_WHERE, default=False, help="Write merged weights too, in float32."
-    ),
-    fresh: bool = option(
-        "--fresh", panel=_WHERE, default=False, help="Refuse to go on with what is there."
-    ),
+        "--alpha", default=0.05, min=0.0, max=0.5, help="Level of the early stop."
+    )
+
+
+class _Where(Options, heading="Where it goes"):
+    out: Path | None = option("--out", "-o", help="Folder of the training.")
+    merge: bool = option("--merge", default=False, help="Write merged weights too, in float32.")
+    fresh: bool = option("--fresh", default=False, help="Refuse to go on with what is there.")
     config: Path | None = option(
-        "--config", "-C", panel=_WHERE, help="YAML with flags as keys; flags and variables win."
-    ),
-    without: list[str] = option("--without", default=[], help="Leave out plugins."),
-    json: bool = option("--json", default=False, help="Print the record as JSON on stdout."),
-    markdown: bool = option("--markdown", default=False, help="Print the tables as Markdown."),
-    debug: bool = option("--debug", default=False, help="Show tracebacks."),
-) -> None:
+        "--config", "-C", help="YAML with flags as keys; flags and variables win."
+    )
+
+
+class _Output(Options):
+    without: list[str] = option("--without", default=[], help="Leave out plugins.")
+    json: bool = option("--json", default=False, help="Print the record as JSON on stdout.")
+    markdown: bool = option("--markdown", default=False, help="Print the tables as Markdown.")
+    debug: bool = option("--debug", default=False, help="Show tracebacks.")
+
+
+@app.command(_METHOD, cls=Sections)
+@with_options(_What, _How, _Fit, _Panel, _Where, _Output)
+def command(context: typer.Context, **_: Any) -> None:
     """Train a model by a method, and leave an adapter. Run the same command again to resume.
 
     Exit codes: 0 fine; 1 something failed; 2 wrong usage; 5 more than 5% of the panel's outcomes
     missing; 130 interrupted.
     """
     given = given_values(context)
-    with errors(debug=debug):
-        if config is not None:
-            read_config(config, context, given)
+    with errors(debug=given["debug"]):
+        if given["config"] is not None:
+            read_config(given["config"], context, given)
         if given["out"] is None:
             raise ConfigError("--out is missing", hint="--out DIR: the folder of the training")
         plugins = registry(given["without"])
@@ -203,6 +202,7 @@ def _execute(recipe: "Recipe", plugins: "Registry", given: dict[str, Any]) -> in
     from tseval.cli.progress import display
     from tseval.train.flow import train
     from tseval.train.seeds import train_seeds
+    from tseval.train.together import rank_of_process
 
     out, seeds = Path(given["out"]), int(given["seeds"])
     arguments = [argument for argument in sys.argv[1:] if argument != "--fresh"]
@@ -223,8 +223,9 @@ def _execute(recipe: "Recipe", plugins: "Registry", given: dict[str, Any]) -> in
             folders = train_seeds(recipe, seeds, plugins, shown, out=out, **more)
         else:
             folders = [train(recipe, plugins, shown, out=out, **more)]
-    with errors(debug=given["debug"]):
-        _print(folders, given)
+    if rank_of_process() == 0:  # the others know less, and one page is enough
+        with errors(debug=given["debug"]):
+            _print(folders, given)
     return max(exit_code(folder) for folder in folders)
 
 
@@ -246,13 +247,11 @@ def _print(folders: "list[TrainFolder]", given: dict[str, Any]) -> None:
     """Print records on stdout, and where everything is on stderr."""
     from msgspec import to_builtins
 
-    from tseval.cli.output import Form, print_json, print_page
+    from tseval.cli.output import form_of, print_json, print_page
     from tseval.train.pages import parts_of
     from tseval.train.seeds import across, seeds_page
 
-    form: Form = "table"
-    if given["json"] or given["markdown"]:
-        form = "json" if given["json"] else "markdown"
+    form = form_of(given)
     records = [to_builtins(folder.record, enc_hook=str) for folder in folders]
     if form == "json":
         print_json(

@@ -39,6 +39,8 @@ def build_recipe(method: str, given: dict[str, Any], plugins: "Registry") -> "Re
     default = _DEMO_TOKENS if model.backend == DEFAULT_BACKEND else _TOKENS
     if given["top_p"] == 0:
         raise ConfigError("--top-p 0 keeps no token", hint="--temperature 0 is greedy")
+    if given["epochs"] == 0:
+        raise ConfigError("--epochs 0 trains nothing", hint="--max-steps ends within a pass")
     return Recipe(
         method=method,
         model=model,

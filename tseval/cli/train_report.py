@@ -31,6 +31,16 @@ def command(
     thinking_budget: int | None = option(
         "--thinking-budget", min=1, help="Most tokens of a draw's trace; default: the training's."
     ),
+    judge: list[str] = option(
+        "--judge",
+        "-j",
+        default=[],
+        help="The guard: judges, comma-separated; all have to find an answer safe. Default: the"
+        " training's own.",
+    ),
+    judge_option: list[str] = option(
+        "-J", "--judge-option", default=[], help="Backend option key=value of judges' models."
+    ),
     teacher: str | None = option(
         "--teacher", help="A model whose answers are drawn and compared; its KL needs the model."
     ),
@@ -54,6 +64,7 @@ def command(
 
     Exit codes: 0 fine; 1 it cannot go on; 2 wrong usage; 5 the backend gives no log-probabilities.
     """
+    from tseval.spec import parse_options
     from tseval.train.job import TrainFolder
 
     with errors(debug=debug, resume=lambda: f"tseval {shlex.join(sys.argv[1:])}"):
@@ -63,6 +74,8 @@ def command(
             settings = _settings(
                 prompts=prompts, benign=benign_prompts, draws=draws, rows=rows,
                 answer_tokens=answer_tokens, thinking_budget=thinking_budget,
+                judges=_judges(folder, words(judge)),
+                judge_options=parse_options(judge_option, flag="-J"),
                 teacher=teacher, answers=tuple(words(answers)), seed=seed,
             )  # fmt: skip
             report = _measured(folder, settings)
@@ -72,13 +85,19 @@ def command(
 
 def _settings(*, teacher: str | None, **sizes: Any) -> "Settings":
     from tseval.spec import parse_model
+    from tseval.train.job import file_digests
     from tseval.train.theory_sources import Settings
 
     model = None
     if teacher is not None:
         backends = registry().backends
         model = parse_model(teacher, {name: f.needs_model for name, f in backends.items()})
-    return Settings(teacher=model, **sizes)
+    return Settings(teacher=model, digests=file_digests(sizes["answers"]), **sizes)
+
+
+def _judges(folder: "TrainFolder", named: list[str]) -> tuple[str, ...]:
+    """Give the guard's judges; none where they are the training's own, which is the default."""
+    return () if tuple(named) == folder.record.recipe.judges else tuple(named)
 
 
 def _measured(folder: "TrainFolder", settings: "Settings") -> "TheoryReport":

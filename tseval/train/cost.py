@@ -104,6 +104,7 @@ class Meter:
         self._energy = Energy()
         self._tokens = 0
         self._flops = 0.0
+        self._uncounted = ""
         self._left_out = 0.0
         self._not_ours = 0.0
 
@@ -111,6 +112,11 @@ class Meter:
         """Count what was passed through a model."""
         self._tokens += tokens
         self._flops += flops
+
+    def add_uncounted(self, *, tokens: int, why: str) -> None:
+        """Count tokens whose operations nobody knows; the phase's are unknown from then on."""
+        self._tokens += tokens
+        self._uncounted = self._uncounted or why
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -127,11 +133,13 @@ class Meter:
         past = self._before
         joules = self._energy.joules()
         unknown = joules is None or (past.seconds > 0 and past.joules is None)
+        counted = past.flops is not None and not self._uncounted
         return structs.replace(
             past,
             seconds=past.seconds + time.monotonic() - self._started - self._left_out,
             tokens=past.tokens + self._tokens,
-            flops=past.flops + self._flops,
+            flops=(past.flops or 0.0) + self._flops if counted else None,
+            uncounted=past.uncounted or self._uncounted,
             joules=None if unknown else (past.joules or 0.0) + (joules or 0.0) - self._not_ours,
             peak_bytes=max(past.peak_bytes or 0, peak_bytes() or 0) or None,
         )

@@ -23,16 +23,16 @@ from tseval.runfolder import RunFolder
 from tseval.runner import open_session
 
 from .job import Job, TrainFolder
+from .pages import is_uncounted
 from .panel_runs import PanelRuns
-from .records import Compute, Fit, Gathered, Recipe
+from .records import Fit, Fitted, Gathered, Recipe, TrainRecord
+from .spending import charge, count_drawn, panel_compute, spent
 from .together import rank_of_process
 
 if TYPE_CHECKING:
     from tseval.legs import Display
     from tseval.plugins import Registry
     from tseval.roles import Backend, Trainer
-
-    from .cost import Meter
 
 FEWEST_SEEDS = 3
 # Processes beside the first wait for the data that it gathers.
@@ -212,22 +212,24 @@ async def _gather(trainer: "Trainer", job: Job, backend: "Backend | None") -> Ga
     spec = synthesis_spec(recipe, job.registry)
     if not trainer.card.judges:
         spec = structs.replace(spec, judges=())
-    meter = Meter("gather", _spent(job.folder, "gather"))
+    meter = Meter("gather", spent(job.folder, "gather"))
     try:
         opened = open_session(
             spec, job.registry, job.display, out=job.folder.synthesis, backend=backend
         )
         async with opened as (session, run):
             record.subject = session.target.subject
-            async with watched(session, job.display):
-                found = await trainer.gather(session, job)
+            try:
+                async with watched(session, job.display):
+                    found = await trainer.gather(session, job)
+            finally:
+                count_drawn(meter, recipe, dict(session.counts))
             run.manifest.warnings = list(session.warnings)
-            _count(meter, recipe, dict(session.counts))
             return structs.replace(
                 found, notes=tuple(dict.fromkeys((*found.notes, *session.warnings)))
             )
     finally:
-        _charge(job.folder, meter.read())
+        charge(job.folder, meter.read())
 
 
 def _fit(trainer: "Trainer", job: Job, gathered: Gathered, panel: PanelRuns | None) -> None:
@@ -239,17 +241,24 @@ def _fit(trainer: "Trainer", job: Job, gathered: Gathered, panel: PanelRuns | No
         panel.before(_steps(len(gathered.examples), recipe.fit))
         if recipe.panel.steps:
             job.look, job.look_steps = panel.look, recipe.panel.steps
-    fitted = record.fitted
-    if fitted is None or not (fitted.adapter / "adapter_config.json").exists():
+    fitted = _fitted(record)
+    if fitted is None:
         fitted = trainer.fit(gathered, job)
-        _charge(folder, fitted.compute)
+        charge(folder, fitted.compute)
         if panel is not None:
             fitted = panel.choose(fitted)
         record.fitted = fitted
         folder.save()
     if panel is not None:
         panel.after(fitted.adapter)
-        _charge(folder, _panel_compute(folder, recipe))
+        charge(folder, panel_compute(folder, recipe))
+
+
+def _fitted(record: TrainRecord) -> Fitted | None:
+    """Give what was fitted, if its adapter is still there."""
+    fitted = record.fitted
+    there = fitted is not None and (fitted.adapter / "adapter_config.json").exists()
+    return fitted if there else None
 
 
 @contextlib.contextmanager
@@ -292,67 +301,18 @@ def _warnings(folder: TrainFolder) -> list[str]:
     if record.fitted is not None and record.fitted.dropped:
         lost = ", ".join(f"{why} {n}" for why, n in record.fitted.dropped.items())
         found.append(f"examples that could not be trained on: {lost}")
+    found += [
+        f"{each.phase}: operations are not counted"
+        + (f" ({each.uncounted})" if each.uncounted else "")
+        for each in record.compute
+        if is_uncounted(each)
+    ]
     found += record.fitted.notes if record.fitted is not None else ()
     if record.gathered is not None:
         found += record.gathered.notes
     if record.panel is not None:
         found += [f"step {look.step}: {look.note}" for look in record.panel.looks if look.note]
     return list(dict.fromkeys(found))
-
-
-# -- cost
-
-
-def _spent(folder: TrainFolder, phase: str) -> Compute | None:
-    return next((each for each in folder.record.compute if each.phase == phase), None)
-
-
-def _charge(folder: TrainFolder, compute: Compute) -> None:
-    """Put what a phase has cost into the record, in place of what it had cost before."""
-    others = [each for each in folder.record.compute if each.phase != compute.phase]
-    folder.record.compute = [*others, compute]
-
-
-def _count(meter: "Meter", recipe: Recipe, counts: dict[str, int]) -> None:
-    """Count what was drawn in this process, all rows as if they were of equal length.
-
-    What a process drew that was killed outright is not in it. Prompts count in full, also where
-    rows shared them; what judges' models did is not counted.
-    """
-    from .cost import reading_flops
-    from .output import shape_by_recipe
-
-    # Replayed traces, where examples are weighed.
-    rows = counts.get("generation.made", 0) + counts.get("extension.made", 0)
-    new = counts.get("tokens", 0) + counts.get("replay.tokens", 0)
-    read = new + counts.get("prompt_tokens", 0) + counts.get("replay.prompt_tokens", 0)
-    shape = shape_by_recipe(recipe) if rows else None
-    flops = reading_flops(shape, [round(read / rows)] * rows, new) if shape is not None else 0.0
-    meter.add(tokens=new, flops=flops)
-
-
-def _panel_compute(folder: TrainFolder, recipe: Recipe) -> Compute:
-    """Add up what the panel's runs have cost, those of earlier processes included."""
-    from .cost import reading_flops
-    from .output import shape_by_recipe
-
-    legs = [
-        leg
-        for run in sorted(folder.panel.glob("*/run.json"))
-        for leg in RunFolder.load(run.parent).manifest.legs
-    ]
-    rows, new, prompts = (
-        sum(leg.counts.get(name, 0) for leg in legs)
-        for name in ("generation.made", "tokens", "prompt_tokens")
-    )
-    shape = shape_by_recipe(recipe) if rows else None
-    lengths = [round((new + prompts) / rows)] * rows if rows else []
-    return Compute(
-        phase="panel",
-        seconds=sum(leg.seconds for leg in legs),
-        tokens=new,
-        flops=reading_flops(shape, lengths, new) if shape is not None else 0.0,
-    )
 
 
 # -- several processes
@@ -368,10 +328,12 @@ def _fit_beside(
     while True:
         with contextlib.suppress(ConfigError):
             folder = TrainFolder.load(out)
-            if folder.record.recipe.hash == recipe.hash:
-                if folder.record.status == "complete":
+            status = folder.record.status
+            if folder.record.recipe.hash == recipe.hash and status in ("fitting", "complete"):
+                if _fitted(folder.record) is not None:
+                    # The first process passes over a fit that is done: it waits for nobody.
                     return folder
-                if folder.record.status == "fitting" and folder.record.gathered is not None:
+                if status == "fitting" and folder.record.gathered is not None:
                     break
         time.sleep(_POLL_SECONDS)
     gathered = structs.replace(folder.record.gathered, examples=folder.read_examples())

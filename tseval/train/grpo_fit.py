@@ -210,6 +210,7 @@ def _train(
         stopped = look_again(watch, start)
         if stopped or done >= total:
             return stopped
+        rewarder.alarm.load(start / _alarm_file())
     trainer = make_trainer(asked, policy, rewarder, watch, args)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     return watch.stopped
@@ -253,7 +254,7 @@ def make_trainer(
             {"prompt": [row.text for row in rows], "kind": [row.kind for row in rows]}
         ),
         processing_class=student.text.tokenizer,
-        callbacks=[callback(watch)],
+        callbacks=[_remembering(rewarder.alarm), callback(watch)],
         peft_config=config,
     )
     trainer.remove_callback(callbacks.PrinterCallback)
@@ -263,6 +264,23 @@ def make_trainer(
     shape: Shape = shape_of(trainer.model)
     rewarder.count_with(watch.meter, shape, recomputed=trainer.args.gradient_checkpointing)
     return trainer
+
+
+def _alarm_file() -> str:
+    """Name the file of a checkpoint that holds what this process's alarm has seen."""
+    return f"alarm-{rank_of_process()}.json"
+
+
+def _remembering(alarm: Alarm) -> Any:
+    """Make a callback that puts what an alarm has seen into each checkpoint."""
+    base: Any = import_module("transformers").TrainerCallback
+
+    class Remembering(base):  # type: ignore[misc]
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            alarm.save(folder / _alarm_file())
+
+    return Remembering()
 
 
 def _arguments(

@@ -58,7 +58,8 @@ class Policy:
     Attributes:
         student, script, settings: As given.
         trainer: TRL's, once it is there.
-        replayed: Lengths of the sequences that replays took since they were last counted.
+        replayed: Of each replay since they were last counted, its whole length and the tokens that
+            it wrote.
     """
 
     def __init__(self, student: Student, script: Script, settings: Settings) -> None:
@@ -66,7 +67,7 @@ class Policy:
         self.script = script
         self.settings = settings
         self.trainer: Any = None
-        self.replayed: list[int] = []
+        self.replayed: list[tuple[int, int]] = []
 
     def read(self, prompt: str, kind: PromptKind, ids: Sequence[int]) -> Drawn:
         """Read a completion."""
@@ -147,7 +148,7 @@ class Policy:
         written = [self._cut(row) for row in made[:, width:].tolist()]
         for row, prefix in enumerate(prefixes):
             for each in written[row * draws : (row + 1) * draws]:
-                self.replayed.append(len(prefix) + len(each))
+                self.replayed.append((len(prefix) + len(each), len(each)))
         fmt = self.script.opening.format
         answers = [parse_answer(fmt, text.decode(each)).answer for each in written]
         return [answers[row * draws : (row + 1) * draws] for row in range(len(prefixes))]
@@ -189,7 +190,7 @@ class Rewarder:
         self._outcome = label_of(room.seats, outcome) if outcome else ""
         self._policy = policy
         self._settings = settings
-        self._alarm = alarm
+        self.alarm = alarm
         self._meter: Meter | None = None
         self._shape: Shape | None = None
         self._recomputed = False
@@ -235,7 +236,7 @@ class Rewarder:
         kept = whole_groups([each.total(self._settings.weights) for each in terms], size)
         self._count(drawn, completion_ids)
         self._log(terms, kept)
-        self._alarm.step(terms, kept, size)
+        self.alarm.step(terms, kept, size)
         return kept
 
     def logged(self) -> dict[str, float]:
@@ -352,12 +353,14 @@ class Rewarder:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         written = sum(map(len, completions))
         passes = 2 + bool(self._settings.beta)
-        tokens = passes * sum(rows) + sum(self._policy.replayed)
+        replays = [length for length, _ in self._policy.replayed]
+        tokens = passes * sum(rows) + sum(replays)
         if self._meter is not None and self._shape is not None:
             flops = (passes - 1) * reading_flops(self._shape, rows, written)
             flops += training_flops(self._shape, rows, written)
             flops += reading_flops(self._shape, rows if self._recomputed else ())
-            flops += reading_flops(self._shape, self._policy.replayed)
+            answers = sum(new for _, new in self._policy.replayed)
+            flops += reading_flops(self._shape, replays, answers)
             self._meter.add(tokens=processes * tokens, flops=processes * flops)
         self._policy.replayed.clear()
         self._logged = {"tokens": processes * tokens, "labelled": processes * written}

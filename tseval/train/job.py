@@ -134,6 +134,10 @@ class TrainFolder:
             hint="give another --out, or the flags of that training",
         )
 
+    def require_same_files(self) -> None:
+        """Raise ConfigError where a file that the data were gathered from has changed since."""
+        self._compare_files(digests(self.record.recipe))
+
     def _compare_files(self, found: dict[str, str]) -> None:
         """Raise ConfigError where a file has changed since the data were gathered.
 
@@ -201,16 +205,24 @@ def digests(recipe: Recipe) -> dict[str, str]:
         ConfigError: A file cannot be read, or ``-T exclude`` is wrong.
         DataError: A mirror has two files for a name.
     """
-    from tseval.tables import find_file
-
-    from .prompts import excluded_sources, is_file
+    from .prompts import excluded_sources
 
     names = (*recipe.harmful, *recipe.benign, *recipe.teacher)
+    excluded = (source for source, _ in excluded_sources(recipe))
+    return file_digests((*names, *excluded), recipe.data_dirs)
+
+
+def file_digests(names: Iterable[str], data_dirs: Iterable[str] = ()) -> dict[str, str]:
+    """Hash files, or what local mirrors have for their names; as :func:`digests`."""
+    from tseval.tables import find_file
+
+    from .prompts import is_file
+
     found: dict[str, str] = {}
-    for name in dict.fromkeys((*names, *(source for source, _ in excluded_sources(recipe)))):
+    for name in dict.fromkeys(names):
         file: Path | None = Path(name).expanduser()
         if not is_file(name):
-            file = find_file(name, [Path(folder) for folder in recipe.data_dirs])
+            file = find_file(name, [Path(folder) for folder in data_dirs])
         if file is None or not file.is_file():
             continue
         try:

@@ -195,8 +195,12 @@ def _generation_config(source: "Source", model: Any) -> Any:
         return maker.from_model_config(model.config)
 
 
-def shape_by_recipe(recipe: Recipe) -> Shape | None:
-    """Read the base model's sizes from its configuration; None where that does not say them."""
+def shape_by_recipe(recipe: Recipe) -> Shape:
+    """Read the base model's sizes from its configuration, without its weights.
+
+    Raises:
+        TrainingError: They cannot be read, with the reason.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -205,13 +209,16 @@ def shape_by_recipe(recipe: Recipe) -> Shape | None:
     try:
         source = base_of(recipe.model, _silent).base
         if source.gguf:
-            return None
+            raise TrainingError("the sizes of a GGUF file's model are not read")
         config = AutoConfig.from_pretrained(source.place, **source.arguments)
         with torch.device("meta"):
             maker: Any = AutoModelForCausalLM
             return shape_of(maker.from_config(config))
-    except Exception:  # an estimate of the cost is no reason to lose what was drawn
-        return None
+    # Not at hand, unknown to transformers, made by code that wants weights or a package, or with
+    # sizes by other names.
+    except (OSError, ValueError, ImportError, RuntimeError, AttributeError) as error:
+        said = " ".join(str(error).split())
+        raise TrainingError(f"the base model's sizes cannot be read: {said[:200]}") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -234,10 +234,18 @@ def _cost(each: "Compute") -> Sequence[str]:
         each.phase,
         f"{each.seconds:.0f} s",
         f"{each.tokens:,}",
-        f"{_short(each.flops)}FLOP" if each.flops else "not counted",
+        "not counted" if is_uncounted(each) else f"{_short(each.flops or 0.0)}FLOP",
         f"{joules / 3600:.2f} Wh" if joules is not None else "not readable",
         f"{held / 2**30:.2f} GiB" if held is not None else "",
     )
+
+
+def is_uncounted(each: "Compute") -> bool:
+    """Say whether a phase's operations are unknown.
+
+    Earlier versions wrote 0 then, which no phase has that drew tokens.
+    """
+    return each.flops is None or (each.tokens > 0 and each.flops == 0)
 
 
 def _short(number: float) -> str:

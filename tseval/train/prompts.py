@@ -96,7 +96,8 @@ def read_prompts(
         kinds: Those that the trainer takes.
 
     Raises:
-        ConfigError: A source that does not exist, or has no prompt of its kind.
+        ConfigError: A source that does not exist, or has no prompt of its kind; or none of a
+            kind is left, since all are evaluated or left out by ``-T exclude``.
         DataError: Rows that cannot be read, or lack a needed field.
     """
     notes: list[str] = []
@@ -105,6 +106,15 @@ def read_prompts(
         for source in recipe.harmful if each == "harmful" else recipe.benign:
             found += _of_source(source, each, recipe, registry, notes)
     chosen, dropped = choose(found, recipe, registry, evaluated)
+    caps = {"harmful": recipe.max_harmful, "benign": recipe.max_benign}
+    for kind in {prompt.kind for prompt in found} - {prompt.kind for prompt in chosen}:
+        if caps[kind] == 0:
+            continue
+        shown = ", ".join(f"{n} {why}" for why, n in dropped.items())
+        raise ConfigError(
+            f"no {kind} prompt is left to train on ({shown})",
+            hint=f"give --{kind} prompts that neither --eval-suite asks nor -T exclude names",
+        )
     return Prompts(prompts=chosen, dropped=dropped, notes=tuple(dict.fromkeys(notes)))
 
 

@@ -24,8 +24,9 @@ class Adapter(Struct, frozen=True, kw_only=True):
 
     Attributes:
         rank, alpha, dropout: As PEFT has them.
-        targets: 'all-linear', 'default' (PEFT's choice for the architecture), or names of modules
-            separated by blanks.
+        targets: 'all-linear' (of state-space mixers the projection into them alone: fused kernels
+            read their other weights past an adapter), 'default' (PEFT's choice for the
+            architecture), or names of modules separated by blanks.
     """
 
     rank: int = 32
@@ -258,7 +259,9 @@ class Compute(Struct, frozen=True, kw_only=True):
         phase: 'gather', 'fit' or 'panel'.
         seconds: Wall time, over all processes that worked on it one after the other.
         tokens: Tokens generated (gather, panel) or passed through the model (fit).
-        flops: Floating-point operations, estimated as the formula in ``tseval.train.cost`` says.
+        flops: Floating-point operations, estimated as the formula in ``tseval.train.cost`` says;
+            None where they, or those of an earlier process, could not be counted.
+        uncounted: Why not, or ''.
         joules: Energy of the devices where it can be read, else None.
         peak_bytes: Most memory held, of the device or else of the process.
     """
@@ -266,7 +269,8 @@ class Compute(Struct, frozen=True, kw_only=True):
     phase: str
     seconds: float
     tokens: int = 0
-    flops: float = 0.0
+    flops: float | None = 0.0
+    uncounted: str = ""
     joules: float | None = None
     peak_bytes: int | None = None
 

@@ -39,21 +39,22 @@ def theory_page(report: TheoryReport) -> Page:
         for title, rows in groups.items()
     ]
     notes = [f"{letters[key]}: {report.assumptions[key]}" for key in assumed]
-    sections += _filters(report.falls)
+    sections += _filters(report.falls, own=not report.settings.judges)
     made = f"{report.settings.draws} draws a prompt, {report.tokens} tokens drawn"
     return Page(
         f"The theory, measured on {report.subject.name}", sections, [*notes, made, *report.notes]
     )
 
 
-def _filters(falls: Sequence[Fall]) -> list[Section]:
+def _filters(falls: Sequence[Fall], *, own: bool) -> list[Section]:
     """Lay out what each step of the training's own filter kept of what came to it."""
     rows: list[Sequence[str]] = [
         (each.kind, each.step, str(each.came), values.value(1 - each.fell / each.came, "number"))
         for each in falls
         if each.applies and each.came
     ]
-    title = "The training's own filter, of which the guard is a part: shares kept, step by step"
+    which = "of which the guard is a part" if own else "whose guard was another"
+    title = f"The training's own filter, {which}: shares kept, step by step"
     headings = ("prompts", "step", "came", "share kept")
     return [Section(title, headings, rows, frozenset(headings[2:]))] if rows else []
 

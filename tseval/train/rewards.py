@@ -8,11 +8,13 @@ says and move the model.
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from msgspec import Struct, structs
+from msgspec import Struct, json, structs
 
 from tseval.errors import TrainingError
 from tseval.formats import Opening
+from tseval.runfolder import write_whole
 from tseval.types import Verdict
 
 from .records import PromptKind
@@ -27,6 +29,8 @@ LOST_SHARE = 0.01
 # from the start it ends the training.
 FLAT_WARN = 3
 FLAT_END = 20
+# What an alarm remembers over the processes of a training.
+_SEEN = ("rows", "lost", "dropped", "unlabelled", "flat", "differed", "said")
 # Rewards that differ by less are the same: probabilities are given to four places.
 _SAME = 1e-4
 
@@ -209,6 +213,7 @@ class Alarm:
         dropped: Groups that were dropped.
         unlabelled: Completions that deliberation is worth 0 to for want of labels.
         flat: Steps in a row of which no group had two different rewards.
+        differed: Whether a group ever had.
         said: What it warned of.
     """
 
@@ -219,8 +224,19 @@ class Alarm:
         self.unlabelled = 0
         self.flat = 0
         self.said: list[str] = []
-        self._ever = False
+        self.differed = False
         self._warn = warn
+
+    def save(self, file: Path) -> None:
+        """Write down what was seen, for a training that goes on from here."""
+        write_whole(file, json.encode({name: getattr(self, name) for name in _SEEN}))
+
+    def load(self, file: Path) -> None:
+        """Take up what a process before has seen; a checkpoint may be without it."""
+        if not file.exists():
+            return
+        for name, value in json.decode(file.read_bytes()).items():
+            setattr(self, name, Counter(value) if name == "lost" else value)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -272,14 +288,14 @@ class Alarm:
 
     def _check_flat(self, differs: bool) -> None:
         self.flat = 0 if differs else self.flat + 1
-        self._ever = self._ever or differs
+        self.differed = self.differed or differs
         if self.flat == FLAT_WARN:
             self.said.append(
                 f"the rewards of {FLAT_WARN} steps in a row differ within no group: nothing is"
                 " learnt from them"
             )
             self._warn(self.said[-1])
-        if not self._ever and self.flat >= FLAT_END:
+        if not self.differed and self.flat >= FLAT_END:
             raise TrainingError(
                 f"rewards have differed within no group for {FLAT_END} steps: nothing is learnt",
                 hint="raise -T temperature, take harder prompts, or a judge that gives"

@@ -75,15 +75,10 @@ def synthesis_spec(recipe: Recipe, registry: "Registry") -> "RunSpec":
     Raises:
         ConfigError: A judge's specification is wrong.
     """
-    from tseval.judging import seat_judges
     from tseval.spec import RunSpec
 
     judges = recipe.judges if registry.trainers[recipe.method].card.judges else ()
-    seats = seat_judges(judges, registry, recipe.judge_options if judges else {})
-    if judges and not any(
-        "refusal" in seat.judge.card.labels for seat in seats.values() if seat.shown
-    ):
-        judges = (*judges, DEFAULT_REFUSAL_JUDGE)
+    judges = with_refusal_judge(judges, recipe.judge_options if judges else {}, registry)
     return RunSpec(
         model=recipe.model,
         benchmarks=(),
@@ -95,6 +90,21 @@ def synthesis_spec(recipe: Recipe, registry: "Registry") -> "RunSpec":
         data_dirs=recipe.data_dirs,
         seed=recipe.seed,
     )
+
+
+def with_refusal_judge(
+    judges: tuple[str, ...], options: dict[str, str], registry: "Registry"
+) -> tuple[str, ...]:
+    """Add 'refusal-rules' where there are judges and none of them labels refusals.
+
+    Raises:
+        ConfigError: A judge's specification is wrong.
+    """
+    from tseval.judging import seat_judges
+
+    seats = seat_judges(judges, registry, options)
+    known = any("refusal" in seat.judge.card.labels for seat in seats.values() if seat.shown)
+    return judges if known or not judges else (*judges, DEFAULT_REFUSAL_JUDGE)
 
 
 def jury_of(session: "Session") -> Jury:

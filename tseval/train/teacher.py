@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from tseval.errors import ConfigError
+from tseval.errors import ConfigError, DataError, TrainingError
 from tseval.formats import NO_FORMAT
 from tseval.roles import TrainerCard
 from tseval.thinking import parse
@@ -106,12 +106,22 @@ def gather_lessons(job: "Job", *, thought: bool) -> Gathered:
 
     recipe = job.recipe
     lessons = [lesson for source in recipe.teacher for lesson in read_lessons(source, recipe)]
+    if not lessons:
+        raise DataError(
+            f"{', '.join(recipe.teacher)}: no rows", hint="give a file of prompts and answers"
+        )
     prompts, dropped = choose(
         dict.fromkeys(lesson.prompt for lesson in lessons),
         recipe,
         job.registry,
         job.evaluated,
     )
+    if not prompts:
+        shown = ", ".join(f"{n} {why}" for why, n in dropped.items())
+        raise TrainingError(
+            f"none of {len(lessons)} answers is left to train on ({shown})",
+            hint="give some to prompts that neither --eval-suite asks nor -T exclude names",
+        )
     taken = {(prompt.id, prompt.kind) for prompt in prompts}
     rows = [lesson for lesson in lessons if (lesson.prompt.id, lesson.prompt.kind) in taken]
     examples: list[Example] = []

@@ -176,10 +176,10 @@ def excess(law: Law, accepted: ArrayLike, draws: ArrayLike, level: float = 0.95)
     """Estimate the mean over prompts of KL(q || p) + log A(x) = KL(q || p_safe).
 
     Of the prompts that have an accepted draw of q alone: there is no q on the others. Where none
-    of the draws from p was accepted, A(x) is only known to be below a limit; where few of q were,
-    -log A_s(x) is estimated too small. Either makes the whole a bound from above, with A_s(x) of
-    every prompt at its lower Clopper-Pearson limit. The estimate of a mean that can't be negative
-    may be; a bound is not.
+    of the draws from p was accepted, A(x) is only known to be below a limit; where few of either
+    law were, -log A(x) or -log A_s(x) is estimated too small. Each makes the whole a bound from
+    above, with A_s(x) of every prompt at its lower Clopper-Pearson limit. The estimate of a mean
+    that can't be negative may be; a bound is not.
 
     Args:
         law: Of q.
@@ -195,7 +195,8 @@ def excess(law: Law, accepted: ArrayLike, draws: ArrayLike, level: float = 0.95)
     counts = list(zip(law.accepted, law.draws, strict=True))
     ratios = _ratios(law)
     there = [place for place, r in enumerate(ratios) if len(r)]
-    bounded = scarce(law.accepted) or any(a[place] == 0 for place in there)
+    plainly = [int(a[place]) for place in there]
+    bounded = scarce(law.accepted) or scarce(plainly) or 0 in plainly
 
     def own(place: int) -> float:
         s, m = counts[place]

@@ -16,13 +16,13 @@ from tseval.runner import open_session
 
 from .filters import LOST_SHARE
 from .records import Example, Fall, Prompt, PromptKind
-from .synthesis import Jury, jury_of, notice_of, synthesis_spec, thinks
+from .synthesis import Jury, jury_of, notice_of, thinks
 from .theory import LEAST_DRAWS
-from .theory_draws import Drawn, Key, Scored, Tally, draw, law_of, tally
+from .theory_draws import Drawn, Key, Scored, Tally, draw, tally
 from .theory_numbers import ASSUMED, Line, acceptance_lines, given_lines, law_lines
 from .theory_scores import Writer, score_drawn, score_examples
-from .theory_sources import Settings, answer_sets, pool_prompts, read_answers
-from .thinksafe import harmful_tokens
+from .theory_sources import Settings, answer_sets, draws_spec, pool_prompts, read_answers
+from .weights import require_same
 
 if TYPE_CHECKING:
     from tseval.plugins import Registry
@@ -112,15 +112,17 @@ async def measure(
         settings: What is measured.
 
     Raises:
-        ConfigError: A size is too small, there are too few prompts, the judges cannot judge, or
-            there is a teacher and nothing that its answers could be compared by.
+        ConfigError: A size is too small, there are too few prompts, the judges cannot judge, there
+            is a teacher and nothing that its answers could be compared by, or the model or a
+            file is not the one that the training was made with.
         TrainingError: The guard failed too often.
         CapabilityMissing: The backend gives no log-probabilities.
         TsevalError: The run cannot go on.
     """
     settings.check()
+    folder.require_same_files()
     prompts = pool_prompts(folder, registry, settings)
-    spec = _spec(folder, registry, settings)
+    spec = draws_spec(folder, registry, settings)
     if settings.teacher is None:
         report = await _measure_base(folder, registry, display, settings, prompts, None)
         assert report is not None
@@ -145,7 +147,7 @@ def _require_comparable(spec: "RunSpec", harmful: Sequence[Prompt]) -> None:
         raise ConfigError(
             "--teacher needs a guard that says which answers are safe, and this training asks no"
             " judges",
-            hint="--answers FILE scores a file of its answers",
+            hint="--judge NAME names one; --answers FILE scores a file of its answers",
         )
 
 
@@ -164,10 +166,11 @@ async def _measure_base(
     """
     examples = folder.read_examples()
     sets = answer_sets({"train.jsonl": examples}, settings)
-    spec = _spec(folder, registry, settings)
+    spec = draws_spec(folder, registry, settings)
     opened = open_session(spec, registry, display, out=_run(folder, "base", spec))
     async with opened as (session, run), watched(session, display):
         session.require("logprobs")
+        require_same(folder.record.subject, session.target.subject.identity)
         work = _Work(session, settings, spec, folder)
         if taught is not None and taught.ended and work.writer.end is None:
             return None
@@ -216,7 +219,9 @@ class _Work:
         lines: list[Line] = []
         tallies: dict[str, list[Tally]] = {}
         if not self.guard:
-            self.notes.append("nothing was drawn: this training asks no judges what is safe")
+            self.notes.append(
+                "nothing was drawn: this training asks no judges what is safe (--judge names one)"
+            )
             return lines, tallies
         for kind, chosen in prompts.items():
             if kind == "benign" and not self.jury.answer:
@@ -287,9 +292,19 @@ class _Work:
             assumptions=_assumptions(lines, self),
             tallies={name: tuple(found) for name, found in tallies.items()},
             falls=record.gathered.falls if record.gathered is not None else (),
-            notes=tuple([*self.notes, *_notes(tallies, taught)]),
+            notes=tuple([*self._other_guard(), *self.notes, *_notes(tallies, taught)]),
             tokens=sum(each.tokens for found in tallies.values() for each in found),
         )
+
+    def _other_guard(self) -> list[str]:
+        """Say that the guard is not the training's own, where it is another."""
+        if not self.settings.judges:
+            return []
+        own = " and ".join(self.folder.record.recipe.judges) or "none"
+        return [
+            f"the guard of these numbers is {' and '.join(self.guard)}, by --judge; the training's"
+            f" own ({own}) accepted its examples"
+        ]
 
     async def draw(self, prompts: Sequence[Prompt], notice: str | None) -> list[Drawn]:
         """Draw and judge; raises TrainingError where the guard failed too often."""
@@ -317,7 +332,7 @@ async def _teach(
 ) -> _Taught:
     """Draw a teacher's answers, and score them under the teacher itself; resumes."""
     assert settings.teacher is not None
-    spec = msgspec.structs.replace(_spec(folder, registry, settings), model=settings.teacher)
+    spec = msgspec.structs.replace(draws_spec(folder, registry, settings), model=settings.teacher)
     opened = open_session(spec, registry, display, out=_run(folder, "teacher", spec))
     async with opened as (session, _), watched(session, display):
         session.require("logprobs")
@@ -331,20 +346,6 @@ async def _teach(
 def _run(folder: "TrainFolder", who: str, spec: "RunSpec") -> Path:
     """Name the run that the draws are kept in; others of another seed or length stand beside."""
     return theory_folder(folder) / f"{who}-{spec.hash}"
-
-
-def _spec(folder: "TrainFolder", registry: "Registry", settings: Settings) -> "RunSpec":
-    """Say which run the draws are made in."""
-    spec = synthesis_spec(folder.record.recipe, registry)
-    sampling, thinking = law_of(spec.sampling, spec.thinking)
-    most = harmful_tokens(folder.record.recipe) or sampling.answer_tokens
-    tokens = settings.answer_tokens or min(most, sampling.answer_tokens)
-    sampling = msgspec.structs.replace(sampling, answer_tokens=tokens)
-    if settings.thinking_budget is not None:
-        thinking = msgspec.structs.replace(thinking, budget=settings.thinking_budget)
-    return msgspec.structs.replace(
-        spec, sampling=sampling, thinking=thinking, decoding="fixed", seed=settings.seed
-    )
 
 
 def _assumptions(lines: Sequence[Line], work: _Work) -> dict[str, str]:

@@ -34,7 +34,8 @@ ASSUMED: dict[str, str] = {
     "there": "of the prompts with an accepted draw of this law: on the others there is none of it",
     "floor": "a prompt with no accepted draw of this law enters as the least that any safe law"
     " costs there, -log A(x)",
-    "capped": "an upper bound, since prompts have no accepted plain draw or few of this law: A_s(x)"
+    "capped": "an upper bound, since prompts have no accepted plain draw, or few of either law:"
+    " A_s(x)"
     " is taken at its lower Clopper-Pearson limit, and A(x) at its upper one where none was"
     " accepted",
     "few": "many prompts have fewer than four accepted draws of this law, for which H(m) - H(a) is"
@@ -107,26 +108,30 @@ def acceptance_lines(tallies: Sequence[Tally], of: str, law: str) -> list[Line]:
     bound = ("none",) if none else ()
     count = (*_COUNT, *_NOTICE.get(law, ()))
     return [
-        _line(
-            "pooled",
-            f"-log E[{sign}]{' = joint KL' if law == 'plain' else ''}",
+        _with_number(
+            Line(
+                name="pooled",
+                title=f"-log E[{sign}]{' = joint KL' if law == 'plain' else ''}",
+                of=of,
+                law=law,
+                draws=sum(draws),
+                counts={"accepted": sum(accepted)},
+                assumes=(*count, "joint"),
+            ),
             lambda: theory.pooled_surprise(accepted, draws),
-            of=of,
-            law=law,
-            draws=sum(draws),
-            counts={"accepted": sum(accepted)},
-            assumes=(*count, "joint"),
         ),
-        _line(
-            "mean",
-            f"E[-log {sign}]{optimum}",
+        _with_number(
+            Line(
+                name="mean",
+                title=f"E[-log {sign}]{optimum}",
+                of=of,
+                law=law,
+                draws=sum(draws),
+                counts=counts,
+                assumes=(*count, "series", *bound),
+                note=note,
+            ),
             lambda: theory.mean_surprise(accepted, draws),
-            of=of,
-            law=law,
-            draws=sum(draws),
-            counts=counts,
-            assumes=(*count, "series", *bound),
-            note=note,
         ),
     ]
 
@@ -188,10 +193,20 @@ def law_lines(
         ),
     }
     lines = [
-        _line(name, title, make, of=of, law=law, draws=counts["scored"], counts=counts,
-              assumes=assumes)
+        _with_number(
+            Line(
+                name=name,
+                title=title,
+                of=of,
+                law=law,
+                draws=counts["scored"],
+                counts=counts,
+                assumes=assumes,
+            ),
+            make,
+        )
         for name, (title, make, assumes) in made.items()
-    ]  # fmt: skip
+    ]
     return [_capped(line) for line in lines]
 
 
@@ -211,48 +226,45 @@ def given_lines(
     tokens = [count for _, _, count in scored]
     counts = {"tokens": sum(tokens), **({"not scored": lost} if lost else {})}
     lines = [
-        _line(
-            "perplexity",
-            "perplexity under p",
+        _with_number(
+            Line(
+                name="perplexity",
+                title="perplexity under p",
+                of=of,
+                law="given",
+                unit="a token",
+                draws=len(scored),
+                counts=counts,
+                assumes=("rows", "scored", "rewritten"),
+            ),
             lambda: theory.perplexity(logprobs, tokens, prompts),
-            of=of,
-            law="given",
-            unit="a token",
-            draws=len(scored),
-            counts=counts,
-            assumes=("rows", "scored", "rewritten"),
         )
     ]
     if drawn:
         return lines
     return [
-        _line(
-            "cross-entropy",
-            "-E[log p(y)], which the KL can't exceed",
+        _with_number(
+            Line(
+                name="cross-entropy",
+                title="-E[log p(y)], which the KL can't exceed",
+                of=of,
+                law="given",
+                draws=len(scored),
+                counts=counts,
+                assumes=("rows", "scored", "rewritten", "file"),
+            ),
             lambda: theory.cross_entropy(logprobs, prompts),
-            of=of,
-            law="given",
-            draws=len(scored),
-            counts=counts,
-            assumes=("rows", "scored", "rewritten", "file"),
         ),
         *lines,
     ]
 
 
-def _line(
-    name: str, title: str, make: Callable[[], Quantity], *, of: str, law: str, draws: int,
-    counts: dict[str, int], assumes: tuple[str, ...], unit: str = "nats", note: str = "",
-) -> Line:  # fmt: skip
-    quantity, undefined = None, ""
+def _with_number(line: Line, make: Callable[[], Quantity]) -> Line:
+    """Put the number into its line; where it is undefined, say why instead of the note."""
     try:
-        quantity = make()
+        return replace(line, quantity=make())
     except StatisticsError as error:
-        undefined = error.message
-    return Line(
-        name=name, title=title, of=of, law=law, quantity=quantity, undefined=undefined, unit=unit,
-        draws=draws, counts=counts, assumes=assumes, note=note if quantity else "",
-    )  # fmt: skip
+        return replace(line, undefined=error.message, note="")
 
 
 def _capped(line: Line) -> Line:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tseval.errors import ConfigError
 from tseval.requests import ModelSpec
@@ -13,13 +13,16 @@ from tseval.requests import ModelSpec
 from .accepted import make_example
 from .prompts import prompt_of, read_prompts
 from .records import Example, Prompt, PromptKind, Recipe
+from .synthesis import synthesis_spec, with_refusal_judge
 from .teacher import read_lessons
 from .theory import LEAST_DRAWS
-from .theory_draws import choose
+from .theory_draws import choose, law_of
 from .theory_means import LEAST_PROMPTS
+from .thinksafe import harmful_tokens
 
 if TYPE_CHECKING:
     from tseval.plugins import Registry
+    from tseval.spec import RunSpec
 
     from .job import TrainFolder
 
@@ -33,9 +36,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         rows: Most answers of each set that are given to the model to score.
         answer_tokens, thinking_budget: Limits of the draws; None: the training's, for answers those
             of harmful prompts.
+        judges, judge_options: The guard, as in ``RunSpec``; none: the training's own.
         teacher: Another model whose draws are compared, or None.
         answers: Files of finished answers that are scored beside the training's own, as the
             trainer 'sft' reads them.
+        digests: sha256 of these files: one that has changed makes another measurement.
         seed: Chooses prompts and rows.
     """
 
@@ -45,8 +50,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     rows: int = 200
     answer_tokens: int | None = None
     thinking_budget: int | None = None
+    judges: tuple[str, ...] = ()
+    judge_options: dict[str, str] = {}
     teacher: ModelSpec | None = None
     answers: tuple[str, ...] = ()
+    digests: dict[str, str] = {}
     seed: int = 0
 
     def check(self) -> None:
@@ -66,6 +74,36 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"--benign-prompts {self.benign} makes no interval",
                 hint=f"give 0, or {LEAST_PROMPTS} or more",
             )
+
+
+def draws_spec(folder: "TrainFolder", registry: "Registry", settings: Settings) -> "RunSpec":
+    """Say which run the draws are made in.
+
+    Raises:
+        ConfigError: A judge's specification is wrong.
+    """
+    spec = synthesis_spec(folder.record.recipe, registry)
+    sampling, thinking = law_of(spec.sampling, spec.thinking)
+    most = harmful_tokens(folder.record.recipe) or sampling.answer_tokens
+    tokens = settings.answer_tokens or min(most, sampling.answer_tokens)
+    sampling = structs.replace(sampling, answer_tokens=tokens)
+    if settings.thinking_budget is not None:
+        thinking = structs.replace(thinking, budget=settings.thinking_budget)
+    options = settings.judge_options or folder.record.recipe.judge_options
+    judges = spec.judges
+    if settings.judges:
+        # Another guard's draws stand in a run of their own, as the run's hash has its judges.
+        options = settings.judge_options
+        judges = with_refusal_judge(settings.judges, options, registry)
+    return structs.replace(
+        spec,
+        judges=judges,
+        judge_options=options if judges else {},
+        sampling=sampling,
+        thinking=thinking,
+        decoding="fixed",
+        seed=settings.seed,
+    )
 
 
 def pool_prompts(

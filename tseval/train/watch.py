@@ -153,9 +153,20 @@ def step_of(checkpoint: Path) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in a folder, in the order of their steps; their state is written last."""
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return sorted(found, key=step_of)
+    """Whole checkpoints in a folder, in the order of their steps; their state is written last.
+
+    A full disk may have cut that off.
+    """
+    states = folder.glob("checkpoint-*/trainer_state.json")
+    return sorted((path.parent for path in states if _is_whole(path)), key=step_of)
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        msgspec.json.decode(file.read_bytes())
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def read_spent(file: Path) -> Compute | None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'tseval[train]'"
 # Backends whose models are files that transformers reads, whatever engine ran them.
 _READABLE = ("hf", "vllm", "demo")
+# Of a state-space mixer, the layers whose weights fused kernels read past an adapter on them: it
+# would not be trained there. PEFT refuses the last for some architectures.
+_FUSED = frozenset({"x_proj", "dt_proj", "out_proj"})
 # Options of those backends that say how weights are read; the others are about generation.
 _READING = ("device", "attn", "threads", "trust_remote_code", "format")
 
@@ -159,6 +162,8 @@ def with_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
         targets = None
     elif adapter.targets != "all-linear":
         targets = adapter.targets.split()
+    elif _has_mixers(model):
+        targets = _workable(model)
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -167,6 +172,7 @@ def with_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
         task_type="CAUSAL_LM",
     )
     head = model.get_output_embeddings()
+    workable = _workable(model)
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings():
@@ -176,7 +182,8 @@ def with_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
         said = " ".join(str(error).split())
         raise TrainingError(
             f"no adapter fits the model: {said[:200]}",
-            hint="--lora-targets takes names of linear layers, 'all-linear' or 'default'",
+            hint="--lora-targets takes 'all-linear', 'default', or names of linear layers, here of:"
+            f" {' '.join(workable)}",
         ) from None
     if adapted.get_base_model().get_output_embeddings() is not head:
         raise TrainingError(
@@ -184,6 +191,26 @@ def with_adapter(model: Any, adapter: Adapter, seed: int) -> Any:
             hint="leave it out of --lora-targets",
         )
     return adapted
+
+
+def _has_mixers(model: Any) -> bool:
+    """Say whether a model has state-space mixers, as Mamba and its hybrids have."""
+    parts = ("conv1d", "in_proj", "out_proj")
+    return any(all(hasattr(module, part) for part in parts) for module in model.modules())
+
+
+def _workable(model: Any) -> list[str]:
+    """Name the linear layers that an adapter can be trained on."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head, left_out = model.get_output_embeddings(), _FUSED if _has_mixers(model) else ()
+    found = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    }
+    return sorted(found.difference(left_out))
 
 
 def _has_cuda() -> bool:
