@@ -155,6 +155,25 @@ def parse_intervention(text: str, known: Mapping[str, Any]) -> Intervention:
     return found.adjusted(options)
 
 
+def check_capable(intervention: Intervention, capabilities: Capabilities, backend: str) -> None:
+    """Raise CapabilityMissing where an intervention needs what a backend cannot do.
+
+    Args:
+        intervention: The intervention.
+        capabilities: Of the backend, or the most that its kind can do: before anything is loaded.
+        backend: Its name.
+    """
+    if not isinstance(intervention, Demanding):
+        return
+    missing = [need for need in intervention.needs if not getattr(capabilities, need)]
+    if missing:
+        raise CapabilityMissing(
+            f"intervention {intervention.name!r} needs {', '.join(missing)}, which backend"
+            f" {backend!r} lacks",
+            hint="run it on another backend, for example hf",
+        )
+
+
 def check_fits(
     intervention: Intervention, backend: Backend, fmt: ThinkingFormat, mode: ThinkingMode
 ) -> None:
@@ -172,13 +191,7 @@ def check_fits(
     """
     if not isinstance(intervention, Demanding):
         return
-    missing = [need for need in intervention.needs if not getattr(backend.capabilities, need)]
-    if missing:
-        raise CapabilityMissing(
-            f"intervention {intervention.name!r} needs {', '.join(missing)}, which backend"
-            f" {backend.spec.backend!r} lacks",
-            hint="run it on another backend, for example hf",
-        )
+    check_capable(intervention, backend.capabilities, backend.spec.backend)
     if intervention.needs_trace and (mode == "off" or (mode == "default" and not fmt.thinks)):
         why = "thinking is off" if mode == "off" else "the model has no thinking format"
         raise ConfigError(
