@@ -53,14 +53,16 @@ def wrong_forms(reference: str, other: str) -> Iterator[str]:
     yield ""
 
 
-def hold(rows: list[tuple[str, str]], every: int = 1) -> None:
-    """Assert that right forms of each reference are right, and wrong ones wrong."""
+def misjudged(rows: list[tuple[str, str]], every: int = 1) -> Iterator[tuple[str, str]]:
+    """References with the right forms of them that are found wrong, and the wrong found right."""
     for number in range(0, len(rows), every):
         reference, solution = rows[number]
         for answer in right_forms(reference, solution):
-            assert check(reference, answer)["correct"], (reference, answer)
+            if not check(reference, answer)["correct"]:
+                yield reference, answer
         for answer in wrong_forms(reference, rows[(number + 7) % len(rows)][0]):
-            assert not check(reference, answer)["correct"], (reference, answer)
+            if check(reference, answer)["correct"]:
+                yield reference, answer
 
 
 def test_the_odd_forms_are_many_and_written_once():
@@ -79,16 +81,16 @@ def test_an_odd_form_is_judged_as_by_hand(row):
 
 @pytest.mark.parametrize("name", ["gsm8k", "aime24"])
 def test_every_reference_solution_is_right_and_its_neighbour_wrong(mirror: Path, name: str):
-    hold(solutions(mirror, name))
+    assert list(misjudged(solutions(mirror, name))) == []
 
 
 def test_each_tenth_reference_solution_of_math500_is_right(mirror: Path):
-    hold(solutions(mirror, "math500"), every=10)
+    assert list(misjudged(solutions(mirror, "math500"), every=10)) == []
 
 
 @pytest.mark.slow
 def test_every_reference_solution_of_math500_is_right_and_its_neighbour_wrong(mirror: Path):
-    hold(solutions(mirror, "math500"))
+    assert list(misjudged(solutions(mirror, "math500"))) == []
 
 
 def test_an_extracted_answer_is_judged_as_the_text_it_came_from():

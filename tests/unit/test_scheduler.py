@@ -344,6 +344,9 @@ def test_models_that_share_a_device_only_through_a_third_take_turns(tmp_path: Pa
             await session.generate("x")
 
     finish(run())
+    assert [backend.calls for backend in (target, *backends(judges))] == [1, 1, 1]
+    # Once to be known and once for its turn: no judge stays loaded beside the other.
+    assert [backend.starts for backend in (target, *backends(judges))] == [2, 2, 2]
 
 
 def test_models_on_the_cpu_or_on_a_server_are_never_swapped(tmp_path: Path) -> None:
