@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from .errors import StatisticsError
 from .measurements import ByPrompt
 from .outcomes import hashes_of
@@ -85,13 +87,7 @@ def paired_by_prompt(before: ByPrompt | None, after: ByPrompt | None) -> Estimat
     found = paired(new, old, _joined(groups, others), np.minimum(few, many)).interval()
     most = max(len(side[0]) for side in sides)
     of = f" of {most}" if len(names) < most else ""
-    return Estimate(
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        level=found.level,
-        method=f"paired by prompt, n={len(names)}{of} ({found.method})",
-    )
+    return structs.replace(found, method=f"paired by prompt, n={len(names)}{of} ({found.method})")
 
 
 def _columns(side: ByPrompt) -> tuple["NDArray[Any]", ...]:

@@ -10,7 +10,7 @@ from tseval.arrays import ArrayStore
 from tseval.cards import BenchmarkCard
 from tseval.errors import ConfigError, TsevalError
 from tseval.judging import Seat, seat_judges
-from tseval.legs import Display, open_leg, watched
+from tseval.legs import Display, Work, open_leg, watched
 from tseval.mapping import leaves
 from tseval.plugins import Registry
 from tseval.prompt_benchmark import judged
@@ -33,7 +33,7 @@ from tseval.session import Session
 from tseval.types import Score
 
 from .agreement import journal_gap
-from .reprobe import ProbedAgain, probe_again, start_for_probes
+from .reprobe import ProbedAgain, Probes, probe_again, start_for_probes
 from .rows import read_rows
 
 
@@ -72,24 +72,13 @@ async def rejudge(
     old, options = folder.scorecard(), options or {}
     _check_names(folder, registry)
     seats = _seats(folder, judges, registry, options)
-    # New scores would be about other rollouts than the ones that they stand beside.
-    if gap := journal_gap(read_rows(folder) if folder.journal.is_dir() else [], old):
-        raise ConfigError(gap, hint="put the journal back, or make the run again with --fresh")
+    _check_journal(folder, old)
     async with open_leg(folder, registry, display, generates=False) as work:
         await work.models.start_judges(seats)
         probes = await start_for_probes(work, registry, seats, backend)
         for remark in work.models.remarks:
             display.remark(remark)
-        session = work.session = Session(
-            spec=folder.manifest.spec,
-            journal=work.journal,
-            registry=registry,
-            models=work.models.started,
-            judges=seats,
-            stances=probes.stances,
-            scheduler=work.models.scheduler,
-            arrays=ArrayStore(folder.path / "arrays"),
-        )
+        session = _open_session(work, folder, registry, seats, probes)
         outcomes = await _judge_all(session, registry, display)
         again = await probe_again(session, probes, display)
         _check_outcomes(outcomes, again, folder, display)
@@ -97,9 +86,7 @@ async def rejudge(
         scorecard = _merged(old, made, session)
         # The judges before the scores, which a run that is resumed without them would lose.
         _keep_judges(folder, judges, _named(options, seats), session.warnings)
-        folder.save_measurements(again.measurements)
-        folder.save_outcomes(session.outcomes, scorecard)
-        folder.save_scores(scorecard)
+        _keep_scores(folder, scorecard, session, again)
     lost, failed = lost_shares(made, registry, again.measurements)
     return Outcome(
         folder=folder,
@@ -118,6 +105,30 @@ def _check_names(folder: RunFolder, registry: Registry) -> None:
         registry.benchmarks[name]
     for suite in folder.manifest.spec.suites:
         registry.suites[suite]
+
+
+def _check_journal(folder: RunFolder, old: Scorecard) -> None:
+    """Raise ConfigError unless the journal holds the rollouts that the scorecard is of."""
+    # New scores would be about other rollouts than the ones that they stand beside.
+    if gap := journal_gap(read_rows(folder) if folder.journal.is_dir() else [], old):
+        raise ConfigError(gap, hint="put the journal back, or make the run again with --fresh")
+
+
+def _open_session(
+    work: Work, folder: RunFolder, registry: Registry, seats: dict[str, Seat], probes: Probes
+) -> Session:
+    """Give the leg a session on the run's journal and arrays, with all that has been started."""
+    work.session = Session(
+        spec=folder.manifest.spec,
+        journal=work.journal,
+        registry=registry,
+        models=work.models.started,
+        judges=seats,
+        stances=probes.stances,
+        scheduler=work.models.scheduler,
+        arrays=ArrayStore(folder.path / "arrays"),
+    )
+    return work.session
 
 
 def _check_outcomes(
@@ -156,6 +167,15 @@ def _keep_judges(
     manifest.judges += [text for text in judges if text not in known]
     manifest.judge_options |= options
     folder.save()
+
+
+def _keep_scores(
+    folder: RunFolder, scorecard: Scorecard, session: Session, again: ProbedAgain
+) -> None:
+    """Write measurements and outcomes before the scores that are made of them."""
+    folder.save_measurements(again.measurements)
+    folder.save_outcomes(session.outcomes, scorecard)
+    folder.save_scores(scorecard)
 
 
 def _seats(
