@@ -20,6 +20,8 @@ _ROLES = {
     "tseval.roles": ("Sized", "Vetting", "Trainer", "TrainerCard", "Exporter"),
     "tseval.wrapping": ("Intervention",),
     "tseval.formats": ("FormatFamily",),
+    # What a board.toml may hold.
+    "tseval.leaderboard.records": ("Board", "Column"),
 }
 
 
