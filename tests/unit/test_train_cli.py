@@ -291,6 +291,7 @@ def rated(n: int, lost: int) -> LookRecord:
         (PanelRecord(looks=(rated(95, 5),)), 0),
         (PanelRecord(looks=(rated(94, 6),)), 5),
         (PanelRecord(looks=(LookRecord(step=1, note="no look"),)), 5),
+        (PanelRecord(lost=("final-after-0: xstest orr has lost 88 of 100 rollouts",)), 5),
     ],
 )
 def test_a_panel_with_more_than_a_twentieth_lost_ends_with_5(

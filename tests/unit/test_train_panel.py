@@ -3,6 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.support.sessions import finish, registry
 from tseval.data import load_rows
 from tseval.errors import ConfigError, StatisticsError, UnknownName
 from tseval.legs import Display
+from tseval.metrics import ASR_HARMFUL, ORR
 from tseval.requests import ModelSpec
 from tseval.runfolder import RunFolder
 from tseval.runner import run
@@ -32,6 +34,7 @@ from tseval.train.looks import (
     stop_reason,
 )
 from tseval.train.panel import (
+    Axis,
     PanelRegistry,
     axes_of,
     benchmarks_of,
@@ -41,7 +44,7 @@ from tseval.train.panel import (
 )
 from tseval.train.panel_runs import PanelRuns
 from tseval.train.records import Panel, Recipe, TrainRecord
-from tseval.types import Estimate
+from tseval.types import Estimate, Verdict
 
 MODEL = ModelSpec(backend="scripted")
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -379,6 +382,28 @@ def test_outcomes_are_read_back_prompt_by_prompt(tmp_path: Path) -> None:
     assert sum(filter(None, hits["asr"].values())) == 10 - refused["quick_harmful"]
     assert len(hits["asr"]) == len(hits["orr"]) == 10
     assert set(hits["broken"].values()) == {0.0}
+
+
+def test_an_answer_is_broken_where_any_judge_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A guard that only knows harm finds a babbling model perfectly safe.
+    wanted = recipe("quick", prompts=10)
+    axes = {"asr": Axis(ASR_HARMFUL, "guard"), "orr": Axis(ORR, "rules")}
+    rows = [
+        SimpleNamespace(
+            benchmark="quick_harmful",
+            harmful=True,
+            cluster=str(n),
+            verdicts={
+                "guard": Verdict(harmful=False),
+                "rules": Verdict(refusal=False, reason="degenerate" if n < 6 else "ok"),
+            },
+        )
+        for n in range(10)
+    ]
+    monkeypatch.setattr("tseval.judgement.rows.read_rows", lambda folder: rows)
+    hits = hits_of(Any, axes, benchmarks_of(wanted, registry()))  # type: ignore[arg-type]
+    assert sum(filter(None, hits["asr"].values())) == 0
+    assert sum(filter(None, hits["broken"].values())) == 6
 
 
 def test_the_final_half_shares_its_protocol_with_a_limited_run_and_the_other_does_not(

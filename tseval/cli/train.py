@@ -230,14 +230,14 @@ def _execute(recipe: "Recipe", plugins: "Registry", given: dict[str, Any]) -> in
 
 
 def exit_code(folder: "TrainFolder") -> int:
-    """0, or 5 where the panel has lost more than 5% of an axis, or could not be made."""
+    """0, or 5 where the panel lost over 5% of an axis or a final figure, or could not be made."""
     from tseval.runner import FAIL_SHARE
 
     panel = folder.record.panel
     if panel is None:
         return 0
     rates = [rate for look in panel.looks for rate in look.rates.values()]
-    lost = any(rate.lost > FAIL_SHARE * (rate.n + rate.lost) for rate in rates)
+    lost = any(rate.lost > FAIL_SHARE * (rate.n + rate.lost) for rate in rates) or panel.lost
     undefined = any(change.difference is None for change in panel.final)
     missing = any(not look.rates for look in panel.looks)
     return 5 if lost or undefined or missing else 0

@@ -95,6 +95,7 @@ class PanelRecord(Struct, frozen=True, kw_only=True):
         why: In words.
         final: Before and after on the final prompts, which took no part in the choice.
         notes: What a reader has to know of them.
+        lost: Of these figures, those that lost more than 5% of their rollouts, in words.
     """
 
     sizes: dict[str, tuple[int, int]] = {}
@@ -106,6 +107,7 @@ class PanelRecord(Struct, frozen=True, kw_only=True):
     why: str = ""
     final: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def rate(metric: str, judge: str, hits: Hits) -> Rate:

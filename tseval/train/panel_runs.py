@@ -108,10 +108,12 @@ class PanelRuns:
     def look(self, step: int, adapter: Path) -> str:
         """Look at a checkpoint; a ``tseval.train.job.Look``.
 
-        A look that fails is noted and stops nothing: the training's work is worth more.
+        A look that fails is noted and stops nothing: the training's work is worth more. It is taken
+        again on the next occasion, at the latest before the choice.
         """
         name = f"selection-{step:06d}-{_digest(adapter)[:8]}"
-        known = next((look for look in self.record.looks if look.run == name), None)
+        looks = self.record.looks
+        known = next((look for look in looks if look.run == name and look.rates), None)
         if known is None:
             # What an earlier process saw later belongs to another course of the training.
             kept = tuple(look for look in self.record.looks if look.step < step)
@@ -144,6 +146,9 @@ class PanelRuns:
             return fitted
         if all(look.step != fitted.step for look in self.record.looks):
             self.look(fitted.step, fitted.adapter)
+        for failed in self.record.looks:
+            if not failed.rates and self._weights(failed.step).is_dir():
+                self._keep(self._seen(failed.step, failed.run, self._weights(failed.step)))
         looks = [look for look in self.record.looks if look.step > 0]
         step, why = choose(looks, self._recipe.panel.rule, self._recipe.panel.margin)
         self._update(chosen=step, why=why)
@@ -163,7 +168,8 @@ class PanelRuns:
         name = f"final-after-{_digest(adapter)[:8]}"
         after = self._measure(self._adapted(adapter), "final", name)
         found = score_changes(before, after)
-        self._update(final=found.changes, notes=(*found.notes, *self._lost(before, after)))
+        lost = tuple(self._lost(before, after))
+        self._update(final=found.changes, notes=found.notes, lost=lost)
         shutil.rmtree(self._folder.panel / "adapters", ignore_errors=True)
 
     # -- measuring
@@ -241,9 +247,8 @@ class PanelRuns:
             for name, axis in self._axes.items()
             if name in hits
         }
-        judges = dict.fromkeys(each.judge for name, each in found.items() if name != "accuracy")
         if "broken" in hits:
-            found["broken"] = rate(BROKEN, ", ".join(judges), hits["broken"])
+            found["broken"] = rate(BROKEN, ", ".join(self._recipe.panel.judges), hits["broken"])
         return found
 
     def _keep(self, look: LookRecord) -> None:
