@@ -165,6 +165,16 @@ def test_weights_are_relative_to_their_mean_and_none_leaves_the_row_out() -> Non
     assert dropped == {"weight 0": 1}
 
 
+def test_weights_average_one_over_tokens_however_long_the_weighty_rows_are() -> None:
+    short, long = example(weight=1.0), example(weight=5.0, answer="No. " * 40)
+    rows, _ = write_rows([short, long], script(templates.PLAIN), 1000)
+    tokens = [len(row.ids) - row.prompt for row in rows]
+    assert tokens[1] > 5 * tokens[0]
+    weighed = sum(row.weight * count for row, count in zip(rows, tokens, strict=True))
+    assert weighed == pytest.approx(sum(tokens))
+    assert rows[1].weight == pytest.approx(5 * rows[0].weight)
+
+
 def test_a_row_that_is_dropped_leaves_each_pool_its_mean_weight() -> None:
     long = example(weight=1.5, answer="No." * 500)
     benign = [example(kind="benign", weight=weight) for weight in (0.5, 1.5)]

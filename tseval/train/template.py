@@ -24,7 +24,7 @@ class Row(Struct, frozen=True, kw_only=True):
         ids: Prompt and completion, the end-of-turn token included.
         prompt: How many of them are the prompt; none of those has a label.
         benign: Which pool it came from.
-        weight: In the loss, 1 on average over its pool.
+        weight: In the loss, 1 on average over the labelled tokens of its pool.
     """
 
     example: str
@@ -195,14 +195,15 @@ def write_rows(examples: Iterable[Example], script: Script, max_tokens: int) -> 
 
 
 def _evened(rows: Sequence[Row]) -> list[Row]:
-    """Scale weights to a mean of one over each pool's rows.
+    """Scale weights to a mean of one over the labelled tokens of each pool.
 
-    So they change neither the step size nor the balance of refusals and answers, whichever rows
-    were dropped.
+    The loss is a sum over tokens, so this changes neither the step size nor the balance of refusals
+    and answers, whichever rows were dropped and however long those of much weight are.
     """
-    means = {
-        benign: sum(pool) / len(pool)
-        for benign in (False, True)
-        if (pool := [row.weight for row in rows if row.benign is benign])
-    }
+    means = {}
+    for benign in (False, True):
+        pool = [(row.weight, len(row.ids) - row.prompt) for row in rows if row.benign is benign]
+        if pool:
+            tokens = sum(count for _, count in pool)
+            means[benign] = sum(weight * count for weight, count in pool) / tokens
     return [structs.replace(row, weight=row.weight / means[row.benign]) for row in rows]
