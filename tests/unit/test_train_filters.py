@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tseval.errors import TrainingError
@@ -96,8 +97,23 @@ def test_steps_come_in_order_and_hand_on_what_did_not_fall() -> None:
 
 
 def test_a_request_that_failed_falls_first() -> None:
+    patient = msgspec.structs.replace(THINKING, lost=0.5)
     failed = Draw(prompt=prompt_of(HARMFUL, "harmful", "x"), failed="timeout")
-    assert fallen(failed, benign()) == {"failed": 1}
+    assert fallen(failed, benign(), rules=patient) == {"failed": 1}
+
+
+def test_answers_that_never_came_end_the_training_and_prompts_that_are_too_long_do_not() -> None:
+    came = [draw(index=index) for index in range(98)]
+    lost = [Draw(prompt=prompt_of(HARMFUL, "harmful", "x"), index=98, failed="timeout")]
+    long = [
+        Draw(prompt=prompt_of(HARMFUL, "harmful", "x"), index=200 + index, failed="overlong")
+        for index in range(50)
+    ]
+    assert fallen(*came, came[0], *lost, *long)["failed"] == 51
+    with pytest.raises(TrainingError, match=r"1 of 99 answers never came \(1 timeout\)") as caught:
+        filter_draws([*came, *lost, *long], THINKING)
+    assert "-T lost" in caught.value.hint
+    assert fallen(*came, *lost, rules=msgspec.structs.replace(THINKING, lost=0.02))["failed"] == 1
 
 
 @pytest.mark.parametrize(
@@ -288,7 +304,8 @@ def test_acceptance_counts_examples_and_leaves_out_what_nothing_is_known_of() ->
 
 def test_acceptance_of_nothing_known_has_no_estimate() -> None:
     draws = [Draw(prompt=prompt_of("Failed?", "harmful", "x"), failed="timeout")]
-    (found,) = acceptance(draws, filter_draws(draws, THINKING))
+    patient = msgspec.structs.replace(THINKING, lost=1.0)
+    (found,) = acceptance(draws, filter_draws(draws, patient))
     assert (found.accepted, found.estimate) == (0, None)
 
 

@@ -33,7 +33,8 @@ class Rules(Struct, frozen=True, kw_only=True):
         thinks: Whether rollouts of this run have a thinking trace.
         forced: Whether a trace that tseval closed counts as closed.
         complies: Whether refusals of benign prompts fall.
-        lost: Share of rows without a verdict above which a guard has failed, in [0, 1].
+        lost: Share of rows without an answer, or without a verdict, above which requests or a guard
+            have failed, in [0, 1].
         notice: The steering text that must not leak.
     """
 
@@ -171,8 +172,10 @@ def filter_draws(draws: Sequence[Draw], rules: Rules) -> Filtered:
         Examples in the order of the draws, and the steps, those of harmful rows first.
 
     Raises:
-        TrainingError: A judge failed on more than ``rules.lost`` of what it was shown.
+        TrainingError: More than ``rules.lost`` of the answers never came, or a judge failed on more
+            than that of what it was shown.
     """
+    check_requests(draws, rules)
     check_judges(draws, rules)
     falls: list[Fall] = []
     kept: dict[tuple[str, int], Example] = {}
@@ -211,6 +214,24 @@ def filter_draws(draws: Sequence[Draw], rules: Rules) -> Filtered:
     return Filtered(
         tuple(each for each in examples if each is not None), tuple(falls), frozenset(lost)
     )
+
+
+def check_requests(draws: Iterable[Draw], rules: Rules) -> None:
+    """Raise TrainingError where more than ``rules.lost`` of the answers never came.
+
+    Long answers fail more often than short ones, so the rest would be a choice among the model's
+    answers that nobody made. A prompt that fills the context fails every time, and is no failure.
+    """
+    asked = Counter(draw.failed for draw in draws if draw.failed != "overlong")
+    n = asked.total()
+    failures = asked.total() - asked.pop("", 0)
+    if failures > rules.lost * n:
+        counted = ", ".join(f"{count} {reason}" for reason, count in sorted(asked.items()))
+        raise TrainingError(
+            f"{failures} of {n} answers never came ({counted}), more than {100 * rules.lost:g}%",
+            hint="the same command asks for them again, and for nothing else; or allow more with"
+            " -T lost=0.05",
+        )
 
 
 def check_judges(draws: Iterable[Draw], rules: Rules) -> None:

@@ -25,6 +25,10 @@ TASK = "theory"
 Key = tuple[str, int]
 
 
+# Why the guard was never asked about a draw.
+UNSEEN = ("unclosed", "empty", "failed", "overlong")
+
+
 class Drawn(Struct, frozen=True, kw_only=True):
     """One answer.
 

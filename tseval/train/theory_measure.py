@@ -18,7 +18,7 @@ from .filters import LOST_SHARE
 from .records import Example, Fall, Prompt, PromptKind
 from .synthesis import Jury, jury_of, notice_of, thinks
 from .theory import LEAST_DRAWS
-from .theory_draws import Drawn, Key, Scored, Tally, draw, tally
+from .theory_draws import UNSEEN, Drawn, Key, Scored, Tally, draw, tally
 from .theory_numbers import ASSUMED, Line, acceptance_lines, given_lines, law_lines
 from .theory_scores import Writer, score_drawn, score_examples
 from .theory_sources import Settings, answer_sets, draws_spec, pool_prompts, read_answers
@@ -312,7 +312,7 @@ class _Work:
             self.session, self.jury, prompts, notice=notice, draws=self.settings.draws, law=self.law
         )
         lost = sum(each.why == "no verdict" for each in drawn)
-        judged = sum(each.accepted is not None for each in drawn) + lost
+        judged = sum(each.why not in UNSEEN for each in drawn)
         if lost > self.most_lost * judged:
             raise TrainingError(
                 f"the guard ({' and '.join(self.guard)}) gave no verdict on {lost} of {judged}"
