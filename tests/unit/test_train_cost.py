@@ -54,6 +54,24 @@ def test_a_meter_adds_to_what_earlier_processes_spent(monkeypatch: pytest.Monkey
     assert found.peak_bytes > 1_000_000
 
 
+@pytest.mark.skipif(not cost._CLEAR.exists(), reason="the system keeps no peak of a phase")
+def test_memory_is_that_of_the_phase_without_its_pauses() -> None:
+    def hold(size: int) -> None:
+        bytearray(b"x") * size
+
+    hold(400_000_000)
+    meter = Meter("fit")
+    before = meter.read().peak_bytes
+    hold(100_000_000)
+    own = meter.read().peak_bytes
+    with meter.paused():
+        hold(400_000_000)
+    assert before is not None
+    assert own is not None
+    assert 90e6 < own - before < 200e6
+    assert meter.read().peak_bytes == own
+
+
 def test_energy_leaves_pauses_out_and_is_unknown_if_any_part_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,9 +11,11 @@ head, A = those of the adapter, D = width, V = vocabulary, K = layers, n = token
 - The base model's pass for a divergence: one reading, and 2 D V m.
 """
 
+import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ from .records import Compute
 
 _ENDLESS = 1e300
 _POWERCAP = Path("/sys/class/powercap")
+# Where Linux keeps the most memory that this process held, and forgets it.
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Shape(NamedTuple):
@@ -107,6 +111,8 @@ class Meter:
         self._uncounted = ""
         self._left_out = 0.0
         self._not_ours = 0.0
+        self._peak = 0
+        forget_peak()
 
     def add(self, *, tokens: int, flops: float) -> None:
         """Count what was passed through a model."""
@@ -122,9 +128,11 @@ class Meter:
     def paused(self) -> Iterator[None]:
         """Leave out what is done within."""
         started, spent = time.monotonic(), self._energy.joules()
+        self._peak = max(self._peak, peak_bytes() or 0)
         try:
             yield
         finally:
+            forget_peak()
             self._left_out += time.monotonic() - started
             self._not_ours += (self._energy.joules() or 0.0) - (spent or 0.0)
 
@@ -141,7 +149,7 @@ class Meter:
             flops=(past.flops or 0.0) + self._flops if counted else None,
             uncounted=past.uncounted or self._uncounted,
             joules=None if unknown else (past.joules or 0.0) + (joules or 0.0) - self._not_ours,
-            peak_bytes=max(past.peak_bytes or 0, peak_bytes() or 0) or None,
+            peak_bytes=max(past.peak_bytes or 0, self._peak, peak_bytes() or 0) or None,
         )
 
 
@@ -218,16 +226,45 @@ def _package_counters(root: Path = _POWERCAP) -> Callable[[], dict[str, Counter]
 
 
 def peak_bytes() -> int | None:
-    """Most memory held so far: of the GPUs where torch uses one, else of this process."""
-    import sys
+    """Return the most memory held since :func:`forget_peak`.
 
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+    Of the GPUs where torch uses one, else of this process: since its beginning, where the system
+    does not forget.
+    """
+    torch = _torch_on_gpus()
+    if torch is not None:
         devices = range(torch.cuda.device_count())
         return sum(int(torch.cuda.max_memory_allocated(device)) for device in devices)
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.M)
+    except OSError:  # no Linux
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
         return None
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(held if sys.platform == "darwin" else held * 1024)
+
+
+def forget_peak() -> None:
+    """Measure the most memory held from now on, where the system can; what is held stays counted.
+
+    Source: proc(5): 5, written to clear_refs, sets VmHWM to the present resident set.
+    """
+    torch = _torch_on_gpus()
+    if torch is not None:
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        _CLEAR.write_text("5")
+
+
+def _torch_on_gpus() -> Any:
+    """Return torch where it uses a GPU already, else None."""
+    torch: Any = sys.modules.get("torch")
+    used = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    return torch if used else None
