@@ -376,6 +376,8 @@ class TrainerCard(Struct, frozen=True, kw_only=True):
         takes: What it learns from: prompts of a kind, or a 'teacher' file of finished answers.
         judges: Whether it filters by judges, or is rewarded by them.
         options: Names and meanings of its ``-T`` options.
+        unread: Fields of a recipe that it has no use for, such as 'fit.kl'. A recipe that sets one
+            is refused, and no page shows it.
         version: Changes whenever its result could.
     """
 
@@ -385,6 +387,7 @@ class TrainerCard(Struct, frozen=True, kw_only=True):
     judges: bool = True
     paper: str = ""
     options: dict[str, str] = {}
+    unread: tuple[str, ...] = ()
     version: str = "1"
 
 

@@ -64,6 +64,7 @@ class Toy:
             summary="costs nothing",
             takes=("harmful", "benign"),
             options={"colour": "x"},
+            unread=("fit.kl", "sampling.top_k"),
         )
         self.steps = steps
         self.fits = self.gathers = 0

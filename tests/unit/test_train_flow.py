@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from tests.support.toy_trainer import (
     WEIGHTS,
@@ -22,6 +23,7 @@ from tseval.train import flow, weights
 from tseval.train.job import TrainFolder
 from tseval.train.panel import benchmarks_of, halves_of
 from tseval.train.records import Fit, Recipe
+from tseval.types import Sampling
 
 FAST = {"suites": ("quick",), "prompts": 8}
 
@@ -201,6 +203,25 @@ def test_a_look_that_fails_stops_nothing_and_is_said(
     assert "step 2: no look: no memory" in folder.record.warnings
 
 
+def test_a_look_that_failed_once_is_taken_before_the_choice(
+    place: Place, shown: Shown, tmp_path: Path
+) -> None:
+    failures = ["the judge is away"]
+
+    def fail(name: str) -> None:
+        if name.startswith("selection-000002") and failures:
+            raise TrainingError(failures.pop())
+
+    place.fail = fail
+    folder = train_toy(place, tmp_path / "t", shown, toy_recipe(**FAST, steps=2, alpha=0.0))
+    panel = folder.record.panel
+    assert panel is not None
+    assert [look.step for look in panel.looks] == [0, 2, 4]
+    assert all(look.rates for look in panel.looks)
+    assert "step 2: no look: the judge is away" in shown.remarks
+    assert not any("no look" in warning for warning in folder.record.warnings)
+
+
 def test_draws_of_the_training_do_not_depend_on_looks(place: Place, tmp_path: Path) -> None:
     import torch
 
@@ -353,6 +374,11 @@ def test_a_recipe_that_never_drew_an_answer_blocks_no_folder(
         (toy_recipe(options={"color": "red"}), "toy has no option -T color"),
         (toy_recipe(teacher=("x.jsonl",)), "toy takes no --teacher"),
         (toy_recipe(rule="best"), "--keep is 'best'"),
+        (structs.replace(toy_recipe(), fit=Fit(kl=1.0)), "toy does not read --kl"),
+        (
+            structs.replace(toy_recipe(), sampling=Sampling(top_k=5, temperature=0.6, top_p=0.95)),
+            "toy does not read --top-k",
+        ),
         (toy_recipe(suites=("quick",), judges=("nosuch",)), "unknown judge 'nosuch'"),
     ],
 )

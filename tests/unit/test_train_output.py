@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from tests.support.measured import estimate
 from tests.support.tiny_models import save_tiny
@@ -16,6 +17,7 @@ from tseval.report.judges import markdown_page
 from tseval.requests import ModelSpec, Subject
 from tseval.train import output
 from tseval.train.cost import Meter
+from tseval.train.grpo import Grpo
 from tseval.train.job import TrainFolder
 from tseval.train.looks import LookRecord, PanelRecord, Rate
 from tseval.train.output import (
@@ -26,7 +28,7 @@ from tseval.train.output import (
     write_report,
     write_texts,
 )
-from tseval.train.pages import final_page, parts_of, path_page, path_plots
+from tseval.train.pages import final_page, parts_of, path_page, path_plots, summary_page
 from tseval.train.records import (
     Acceptance,
     Compute,
@@ -37,6 +39,7 @@ from tseval.train.records import (
     StepLog,
     TrainRecord,
 )
+from tseval.types import Sampling
 
 EVIL = "<script>alert(1)</script>"
 
@@ -193,6 +196,25 @@ def test_a_training_without_panel_or_adapter_has_a_page_too() -> None:
     bare = record(panel=None, fitted=None, gathered=None, compute=[], status="failed")
     (only,) = parts_of(bare)
     assert only.lead == "This training is not complete (status: failed)."
+
+
+@pytest.mark.parametrize(
+    ("unread", "said"),
+    [
+        ((), "4 a harmful prompt, 1 a benign prompt, temperature 0.9"),
+        (("draws",), "1 a benign prompt, temperature 0.9"),
+    ],
+)
+def test_the_summary_says_how_answers_were_drawn(unread: tuple[str, ...], said: str) -> None:
+    sampling = Sampling(temperature=0.9)
+    recipe = structs.replace(record().recipe, draws=4, sampling=sampling)
+    facts = dict(summary_page(record(recipe=recipe, unread=unread)).sections[0].rows)
+    assert facts["draws"].startswith(said)
+
+
+def test_the_summary_of_a_trainer_that_draws_otherwise_shows_no_sampling() -> None:
+    page = markdown_page(summary_page(record(unread=Grpo.card.unread)))
+    assert "temperature" not in page
 
 
 def test_costs_have_units_and_say_what_could_not_be_read() -> None:

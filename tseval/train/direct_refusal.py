@@ -43,6 +43,7 @@ class DirectRefusal:
         takes=("harmful", "benign"),
         paper="arXiv 2503.00555",
         options=OPTIONS,
+        unread=("draws",),
     )
 
     async def gather(self, session: "Session", job: "Job") -> Gathered:

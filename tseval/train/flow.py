@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from math import ceil
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from .together import rank_of_process
 if TYPE_CHECKING:
     from tseval.legs import Display
     from tseval.plugins import Registry
-    from tseval.roles import Backend, Trainer
+    from tseval.roles import Backend, Trainer, TrainerCard
 
 FEWEST_SEEDS = 3
 # Processes beside the first wait for the data that it gathers.
@@ -77,6 +78,7 @@ def train(
     folder = TrainFolder.choose(out, recipe, fresh=fresh)
     record = folder.record
     record.command = record.command or command
+    record.unread = trainer.card.unread
     _take_up(folder, recipe, display)
     with _status_kept(folder), _unwarned():
         panel = PanelRuns(folder, registry, display) if recipe.panel.suites else None
@@ -124,9 +126,23 @@ def _check(recipe: Recipe, trainer: "Trainer", registry: "Registry", display: "D
         raise ConfigError(
             f"--keep is {recipe.panel.rule!r}", hint=f"expected one of {', '.join(RULES)}"
         )
+    _check_unread(recipe, card)
     for judges in (recipe.judges if card.judges else (), recipe.panel.judges):
         seat_judges(judges, registry, recipe.judge_options)
     base_of(recipe.model, display.phase)
+
+
+def _check_unread(recipe: Recipe, card: "TrainerCard") -> None:
+    """Raise ConfigError where a recipe sets what its trainer would pass over in silence."""
+    plain = Recipe(method=recipe.method, model=recipe.model)
+    for field in card.unread:
+        read = attrgetter(field)
+        if read(recipe) != read(plain):
+            flag = field.rpartition(".")[2].replace("_", "-")
+            raise ConfigError(
+                f"{card.name} does not read --{flag}",
+                hint=f"leave it out; the method's own options: {', '.join(card.options) or 'none'}",
+            )
 
 
 def _take_up(folder: TrainFolder, recipe: Recipe, display: "Display") -> None:

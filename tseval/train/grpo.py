@@ -96,6 +96,14 @@ class Grpo:
         takes=("harmful", "benign"),
         paper="arXiv 2402.03300, as a baseline in 2601.23143",
         options=OPTIONS,
+        unread=(
+            "draws",
+            "sampling.temperature",
+            "sampling.top_p",
+            "sampling.top_k",
+            "fit.kl",
+            "fit.max_tokens",
+        ),
     )
 
     async def gather(self, session: "Session", job: "Job") -> Gathered:
@@ -105,7 +113,7 @@ class Grpo:
         """
         from .prompts import read_prompts
 
-        read_settings(job.recipe)
+        settings = read_settings(job.recipe)
         judges_of(job)
         prompts = await asyncio.to_thread(
             read_prompts, job.recipe, job.registry, evaluated=job.evaluated
@@ -129,7 +137,11 @@ class Grpo:
             examples=examples,
             prompts={str(kind): count for kind, count in prompts.counts.items()},
             dropped=prompts.dropped,
-            notes=(*prompts.notes, "completions are drawn during the fit: examples are prompts"),
+            notes=(
+                *prompts.notes,
+                f"completions are drawn during the fit, {settings.generations} a prompt at"
+                f" temperature {settings.temperature:g}: examples are prompts",
+            ),
         )
 
     def fit(self, gathered: Gathered, job: "Job") -> Fitted:

@@ -63,10 +63,7 @@ def summary_page(record: "TrainRecord") -> Page:
         "base model": name_of(record),
         "judges": ", ".join(recipe.judges),
         "selection of examples": "" if recipe.select == "all" else recipe.select,
-        "draws": ""
-        if recipe.teacher
-        else f"{recipe.draws} a harmful prompt, temperature {recipe.sampling.temperature:g},"
-        f" top-p {recipe.sampling.top_p:g}, top-k {recipe.sampling.top_k}, seed {recipe.seed}",
+        "draws": _draws(record),
         "adapter": f"LoRA, rank {adapter.rank}, alpha {adapter.alpha:g}, dropout"
         f" {adapter.dropout:g}, on {adapter.targets}",
         "fit": f"rate {fit.learning_rate:g}, cosine, warm-up {fit.warmup:g}, {fit.batch} examples a"
@@ -79,6 +76,18 @@ def summary_page(record: "TrainRecord") -> Page:
     }
     rows: list[Sequence[str]] = [(name, text) for name, text in facts.items() if text]
     return Page("Training", [Section("", ("", ""), rows)], list(record.warnings))
+
+
+def _draws(record: "TrainRecord") -> str:
+    """Say how answers were drawn before the fit; '' where none were."""
+    recipe, sampling = record.recipe, record.recipe.sampling
+    if recipe.teacher or "sampling.temperature" in record.unread:
+        return ""
+    each = "" if "draws" in record.unread else f"{recipe.draws} a harmful prompt, "
+    return (
+        f"{each}1 a benign prompt, temperature {sampling.temperature:g}, top-p"
+        f" {sampling.top_p:g}, top-k {sampling.top_k}, seed {recipe.seed}"
+    )
 
 
 def _capped(steps: int | None) -> str:
@@ -117,7 +126,7 @@ def final_page(record: "TrainRecord") -> Page:
     return Page(
         "Before and after, on the final prompts",
         [Section("", headings, list(rows), right)],
-        [*notes, *record.panel.notes],
+        [*notes, *record.panel.notes, *record.panel.lost],
     )
 
 

@@ -321,6 +321,7 @@ class TrainRecord(Struct, kw_only=True):
         subject: Identity of the base model; None until it has been loaded.
         versions: Of tseval, Python and the libraries.
         command: The command line.
+        unread: Fields of the recipe that the trainer has no use for.
         files: sha256 of every file of prompts or answers, by the name that the recipe has for it.
         gathered: Without its examples, which stand in ``data/train.jsonl``.
         fitted: None until there is an adapter.
@@ -336,6 +337,7 @@ class TrainRecord(Struct, kw_only=True):
     subject: Subject | None = None
     versions: dict[str, str] = {}
     command: str = ""
+    unread: tuple[str, ...] = ()
     files: dict[str, str] = {}
     gathered: Gathered | None = None
     fitted: Fitted | None = None
