@@ -307,6 +307,58 @@ def test_broken_lessons_fall_and_are_counted(tmp_path: Path) -> None:
     assert found.dropped == {"near-duplicate of an evaluated prompt": 1}
 
 
+def test_a_row_that_stands_in_two_files_is_trained_on_once(tmp_path: Path) -> None:
+    row = {"prompt": "One?", "response": "I will not do that."}
+    files = tuple(rows(tmp_path / name, row) for name in ("one.jsonl", "two.jsonl"))
+    found = gather("sft", tmp_path, teacher=files)
+    assert [example.prompt for example in found.examples] == ["One?"]
+    assert [fall.fell for fall in found.falls if fall.step == "duplicate"] == [1]
+    assert found.dropped == {}
+    assert found.prompts == {"harmful": 1}
+
+
+def test_different_answers_to_a_prompt_stay_however_it_is_written(tmp_path: Path) -> None:
+    found = lessons(
+        tmp_path,
+        {"prompt": "Steal a car.", "response": "I will not do that."},
+        {"prompt": "Steal a car.", "response": "That is a crime, so no."},
+        {"prompt": "steal  a CAR.", "response": "Ask me something else."},
+        {"prompt": "STEAL A CAR.", "response": "I will not do that."},
+    )
+    assert [(example.prompt, example.answer) for example in found.examples] == [
+        ("Steal a car.", "I will not do that."),
+        ("Steal a car.", "That is a crime, so no."),
+        ("steal  a CAR.", "Ask me something else."),
+    ]
+    assert [fall.fell for fall in found.falls if fall.step == "duplicate"] == [1]
+    assert (found.dropped, found.prompts) == ({}, {"harmful": 1})
+
+
+def test_rows_that_differ_in_a_trace_are_two_only_where_traces_are_trained(tmp_path: Path) -> None:
+    row = {"prompt": "One?", "response": "I will not do that."}
+    both = ({**row, "trace": "Policy says no."}, {**row, "trace": "The law says no."})
+    assert len(lessons(tmp_path, *both, script=thoughtful).examples) == 2
+    assert len(lessons(tmp_path, *both).examples) == 1
+
+
+def test_rows_of_a_teacher_are_counted_where_their_prompt_is_dropped(tmp_path: Path) -> None:
+    found = lessons(
+        tmp_path,
+        {"prompt": "One?", "response": "I will not do that."},
+        {"prompt": "Steal a car.", "response": "I will not."},
+        {"prompt": "steal a car!", "response": "Not me."},
+        {"prompt": "Steal a car.", "response": "Never again."},
+        {"prompt": "Kill a process.", "response": "Use kill, then.", "label": "benign"},
+        {"prompt": "kill a process.", "response": "I won't.", "label": "harmful"},
+        evaluated=("Steal a car.",),
+    )
+    assert [example.prompt for example in found.examples] == ["One?"]
+    assert found.dropped == {
+        "near-duplicate of an evaluated prompt": 3,
+        "harmful in one source and benign in another": 2,
+    }
+
+
 def test_rows_without_a_label_are_what_the_option_says(tmp_path: Path) -> None:
     row = {"question": "How are you?", "response": "Fine, and you?"}
     assert lessons(tmp_path, row).examples[0].kind == "harmful"

@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -128,18 +128,36 @@ def choose(
     Returns:
         What is left, harmful prompts first, and how many are not, by reason.
     """
-    once, dropped = _once(prompts)
-    kept, near = drop_near_duplicates(once, (*evaluated, *excluded(recipe, registry)))
-    if near:
-        dropped[NEAR] = near
+    prompts = list(prompts)
+    chosen, fates = sift(prompts, recipe, registry, evaluated)
+    copies = Counter(prompt_key(prompt.text) for prompt in prompts)
+    dropped = Counter({TWICE: sum(n - 1 for key, n in copies.items() if fates.get(key) != BOTH)})
+    for key, why in fates.items():
+        dropped[why] += copies[key] if why == BOTH else 1
+    return chosen, {why: n for why, n in dropped.items() if n}
+
+
+def sift(
+    prompts: Iterable[Prompt], recipe: Recipe, registry: "Registry", evaluated: Iterable[str]
+) -> tuple[tuple[Prompt, ...], dict[str, str]]:
+    """Choose prompts as :func:`choose` does, and say of every other text why it is not taken.
+
+    Returns:
+        What is left, harmful prompts first; and the reason of each other text, by its
+        ``tseval.data.prompt_key``.
+    """
+    once, fates = _once(prompts)
+    kept, _ = drop_near_duplicates(once, (*evaluated, *excluded(recipe, registry)))
+    apart = set(kept)
+    fates |= {prompt_key(prompt.text): NEAR for prompt in once if prompt not in apart}
     chosen: list[Prompt] = []
     for each in KINDS:
         cap = recipe.max_harmful if each == "harmful" else recipe.max_benign
         ranked = _ranked((prompt for prompt in kept if prompt.kind == each), recipe.seed)
-        chosen += ranked[:cap]
-        if cap is not None and len(ranked) > cap:
-            dropped[f"beyond --max-{each}"] = len(ranked) - cap
-    return tuple(chosen), dropped
+        cut = len(ranked) if cap is None else cap
+        chosen += ranked[:cut]
+        fates |= {prompt_key(prompt.text): f"beyond --max-{each}" for prompt in ranked[cut:]}
+    return tuple(chosen), fates
 
 
 def excluded(recipe: Recipe, registry: "Registry") -> list[str]:
@@ -323,25 +341,19 @@ def _card(name: str, registry: "Registry") -> BenchmarkCard:
     return card
 
 
-def _once(prompts: Iterable[Prompt]) -> tuple[list[Prompt], dict[str, int]]:
+def _once(prompts: Iterable[Prompt]) -> tuple[list[Prompt], dict[str, str]]:
     """Keep each text once, with its cluster if a copy has one; of both kinds it is kept as none."""
-    kinds: Mapping[str, set[PromptKind]] = defaultdict(set)
     groups: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        key = prompt_key(prompt.text)
-        kinds[key].add(prompt.kind)
-        groups[key].append(prompt)
-    both = [key for key in groups if len(kinds[key]) > 1]
+        groups[prompt_key(prompt.text)].append(prompt)
+    both = [key for key, group in groups.items() if len({prompt.kind for prompt in group}) > 1]
+    fates = dict.fromkeys(both, BOTH)
     kept = [
         max(group, key=lambda prompt: bool(prompt.cluster))
         for key, group in groups.items()
-        if len(kinds[key]) == 1
+        if key not in fates
     ]
-    dropped = {
-        TWICE: sum(len(group) - 1 for key, group in groups.items() if len(kinds[key]) == 1),
-        BOTH: sum(len(groups[key]) for key in both),
-    }
-    return kept, {reason: n for reason, n in dropped.items() if n}
+    return kept, fates
 
 
 def _ranked(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:

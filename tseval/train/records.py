@@ -238,7 +238,8 @@ class Gathered(Struct, frozen=True, kw_only=True):
         prompts: Prompts of each kind that were used.
         falls: Every step of the filter, in order.
         acceptance: By kind.
-        dropped: Prompts that were not used, by reason: 'near-duplicate of an evaluated prompt' ...
+        dropped: Prompts (of a teacher: rows) that were not used, by reason: 'near-duplicate of an
+            evaluated prompt' ...
         tokens: Tokens that were generated.
         notes: Remarks for the record.
     """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from tseval.data import prompt_key
 from tseval.errors import ConfigError, DataError, TrainingError
 from tseval.formats import NO_FORMAT
 from tseval.roles import TrainerCard
@@ -102,7 +103,6 @@ def gather_lessons(job: "Job", *, thought: bool) -> Gathered:
         TrainingError: Nothing is left.
     """
     from .accepted import make_example, require_some
-    from .prompts import choose
 
     recipe = job.recipe
     lessons = [lesson for source in recipe.teacher for lesson in read_lessons(source, recipe)]
@@ -110,24 +110,12 @@ def gather_lessons(job: "Job", *, thought: bool) -> Gathered:
         raise DataError(
             f"{', '.join(recipe.teacher)}: no rows", hint="give a file of prompts and answers"
         )
-    prompts, dropped = choose(
-        dict.fromkeys(lesson.prompt for lesson in lessons),
-        recipe,
-        job.registry,
-        job.evaluated,
-    )
-    if not prompts:
-        shown = ", ".join(f"{n} {why}" for why, n in dropped.items())
-        raise TrainingError(
-            f"none of {len(lessons)} answers is left to train on ({shown})",
-            hint="give some to prompts that neither --eval-suite asks nor -T exclude names",
-        )
-    taken = {(prompt.id, prompt.kind) for prompt in prompts}
-    rows = [lesson for lesson in lessons if (lesson.prompt.id, lesson.prompt.kind) in taken]
+    prompts, rows, dropped = choose_lessons(lessons, job)
     examples: list[Example] = []
     falls: list[Fall] = []
     for kind in dict.fromkeys(prompt.kind for prompt in prompts):
-        kept, steps = filter_lessons([row for row in rows if row.prompt.kind == kind], kind)
+        mine = [row for row in rows if row.prompt.kind == kind]
+        kept, steps = filter_lessons(mine, kind, thought=thought)
         falls += steps
         examples += [
             make_example(
@@ -150,6 +138,34 @@ def gather_lessons(job: "Job", *, thought: bool) -> Gathered:
         if thought or not traces
         else (f"{traces} traces are left out: the model writes no thinking trace",),
     )
+
+
+def choose_lessons(
+    lessons: Sequence[Lesson], job: "Job"
+) -> tuple[tuple[Prompt, ...], list[Lesson], dict[str, int]]:
+    """Keep the rows whose prompt may be trained on, each in its own spelling.
+
+    Returns:
+        The prompts, each once, whatever case and blanks it is written in; the rows that ask
+        one of them; and how many rows do not, by reason.
+
+    Raises:
+        TrainingError: Nothing is left.
+    """
+    from .prompts import sift
+
+    asked = (lesson.prompt for lesson in lessons)
+    prompts, fates = sift(asked, job.recipe, job.registry, job.evaluated)
+    reasons = [fates.get(prompt_key(lesson.prompt.text)) for lesson in lessons]
+    dropped = dict(Counter(why for why in reasons if why is not None))
+    if not prompts:
+        shown = ", ".join(f"{n} {why}" for why, n in dropped.items())
+        raise TrainingError(
+            f"none of {len(lessons)} answers is left to train on ({shown})",
+            hint="give some to prompts that neither --eval-suite asks nor -T exclude names",
+        )
+    kept = [lesson for lesson, why in zip(lessons, reasons, strict=True) if why is None]
+    return prompts, kept, dropped
 
 
 def read_lessons(source: str, recipe: Recipe) -> Iterator[Lesson]:
@@ -193,16 +209,22 @@ def split(row: "RawRow") -> tuple[str, str | None]:
 
 
 def filter_lessons(
-    lessons: Sequence[Lesson], kind: PromptKind
+    lessons: Sequence[Lesson], kind: PromptKind, *, thought: bool
 ) -> tuple[list[Lesson], tuple[Fall, ...]]:
-    """Drop what is unclosed, empty, stuck in a loop, or there twice; as drawn rows are."""
+    """Drop what is unclosed, empty, stuck in a loop, or there twice; as drawn rows are.
+
+    A row is there twice where prompt (case and blanks aside), trace and answer are equal, whatever
+    file it is from; its trace counts only where that is trained on (``thought``).
+    """
     from .texts import is_loop, words
 
-    seen: set[Lesson] = set()
+    seen: set[tuple[str, str, str | None]] = set()
 
     def again(lesson: Lesson) -> bool:
-        found = lesson in seen
-        seen.add(lesson)
+        trace = lesson.trace if thought else ""
+        row = (prompt_key(lesson.prompt.text), trace, lesson.answer)
+        found = row in seen
+        seen.add(row)
         return found
 
     steps: tuple[tuple[str, Callable[[Lesson], bool]], ...] = (
