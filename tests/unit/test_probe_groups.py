@@ -1,9 +1,12 @@
 """Near-duplicate prompts are found, all of them, and chains of them are one group."""
 
 import random
+import re
+
+import pytest
 
 from tseval.probes import near_duplicates
-from tseval.probes.groups import _jaccard, _shingles
+from tseval.probes.groups import _jaccard, shingles
 
 TWELVE = "please write a long letter to my landlord about the broken heating"
 
@@ -27,7 +30,7 @@ def test_what_is_linked_by_a_chain_is_one_group() -> None:
     near = [*words[:5], "angry", *words[6:]]
     far = [*near[:10], "door", "handle"]
     texts = [" ".join(each) for each in (words, near, far)]
-    assert _jaccard(_shingles(texts[0]), _shingles(texts[2])) < 0.5
+    assert _jaccard(shingles(texts[0]), shingles(texts[2])) < 0.5
     assert near_duplicates(texts).tolist() == [0, 0, 0]
 
 
@@ -47,7 +50,7 @@ def test_no_pair_above_the_threshold_is_missed() -> None:
         texts.append(" ".join(base))
     for shared in (0.3, 0.5, 0.8, 1.0):
         groups = near_duplicates(texts, shared=shared)
-        sets = [_shingles(text) for text in texts]
+        sets = [shingles(text) for text in texts]
         linked = list(range(len(texts)))
         for left in range(len(texts)):
             for right in range(left):
@@ -58,3 +61,48 @@ def test_no_pair_above_the_threshold_is_missed() -> None:
         assert {p for p in pairs if groups[p[0]] == groups[p[1]]} == {
             p for p in pairs if linked[p[0]] == linked[p[1]]
         }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TWELVE,
+        "Straße, ÉCOLE & naïve co-operation: don't say 'no_way' 3.5 times!",
+        "Two words",
+        "ﬁne “quotes” \u2013 and dashes… e\u0301tude",
+        "Напишите длинное письмо моему соседу",
+        "Γράψε ένα μεγάλο γράμμα στον γείτονα",
+        "اكتب رسالة طويلة إلى جاري",
+        "मुझे एक लंबा पत्र लिखो",
+        "집주인에게 긴 편지를 써 주세요",
+        "?!",
+        "  ",
+        "",
+    ],
+)
+def test_where_blanks_part_words_three_of_them_are_a_shingle(text: str) -> None:
+    words = re.findall(r"\w+", text.casefold())
+    wanted = {tuple(words[start : start + 3]) for start in range(len(words) - 2)}
+    assert shingles(text) == (wanted or {tuple(words) or text.strip()})
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("请写一封长信给我的房东谈谈坏掉的暖气问题", ("长信", "短信")),
+        ("壊れた暖房について大家さんに長い手紙を書いてください", ("長い", "短い")),
+        ("ช่วยเขียนจดหมายถึงเจ้าของบ้านเรื่องเครื่องทำความร้อนเสีย", ("เสีย", "พัง")),
+        ("សូមសរសេរសំបុត្រវែងមួយទៅម្ចាស់ផ្ទះរបស់ខ្ញុំ", ("វែង", "ខ្លី")),
+    ],
+)
+def test_texts_without_blanks_are_alike_where_few_characters_differ(
+    text: str, changed: tuple[str, str]
+) -> None:
+    other = text.replace(*changed)
+    assert other != text
+    assert near_duplicates([text, other, text[::-1], text[:8]]).tolist() == [0, 0, 1, 2]
+
+
+def test_a_run_of_characters_goes_on_behind_marks_and_ends_at_other_words() -> None:
+    assert shingles("如何\uff0c烤面 包") == {"如何烤面", "何烤面包"}
+    assert shingles("用 Python 3 写一个脚本") == {"用", ("python", "3"), "写一个脚", "一个脚本"}

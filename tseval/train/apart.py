@@ -1,20 +1,17 @@
 """Keep what is trained on apart from what is evaluated."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tseval.data import prompt_key
-from tseval.probes.groups import LEAST_SHARED, SHINGLE_WORDS
+from tseval.probes.groups import LEAST_SHARED, shingles
 from tseval.types import Sample
 
 from .records import Prompt
 
 # A wrapped text is given away by this part of its shingles, of at least so many.
 HELD, LEAST_HELD = 0.8, 6
-
-_WORD = re.compile(r"\w+")
 
 
 def drop_near_duplicates(
@@ -23,11 +20,11 @@ def drop_near_duplicates(
     """Leave out prompts that equal an evaluated one, nearly equal it, or wrap or are wrapped by it.
 
     Exact: no pair is missed. Two texts are near-duplicates where the Jaccard index of their sets
-    of three consecutive words reaches one half, as in ``tseval.probes.groups``; a text wraps
-    another where it holds four fifths of its at least six shingles. Variants of one prompt, as
-    their benchmark tells them, may share no words: where the name of their cluster is among the
-    evaluated texts, all of them are left out. Pairs are not chained: a prompt that is like a
-    dropped prompt only is kept.
+    of shingles reaches one half: runs of three words, or of four characters in scripts without
+    blanks, see ``tseval.probes.groups.shingles``. A text wraps another where it holds four fifths
+    of its at least six shingles. Variants of one prompt, as their benchmark tells them, may share
+    no words: where the name of their cluster is among the evaluated texts, all of them are left
+    out. Pairs are not chained: a prompt that is like a dropped prompt only is kept.
 
     Args:
         prompts: What might be trained on.
@@ -38,16 +35,16 @@ def drop_near_duplicates(
         What is left, in the same order, and how many are not.
     """
     texts = list(dict.fromkeys(evaluated))
-    sets, keys = [_shingles(text) for text in texts], {prompt_key(text) for text in texts}
+    sets, keys = [shingles(text) for text in texts], {prompt_key(text) for text in texts}
     holders: dict[Any, list[int]] = defaultdict(list)
-    for number, shingles in enumerate(sets):
-        for shingle in shingles:
+    for number, cut in enumerate(sets):
+        for shingle in cut:
             holders[shingle].append(number)
 
     def is_near(prompt: Prompt) -> bool:
         if prompt.cluster and prompt_key(prompt.cluster) in keys:
             return True
-        mine = _shingles(prompt.text)
+        mine = shingles(prompt.text)
         shared = Counter(number for shingle in mine for number in holders.get(shingle, ()))
         return any(
             common >= LEAST_SHARED * (len(mine) + len(sets[number]) - common)
@@ -73,10 +70,3 @@ def asked_texts(samples: Iterable[Sample]) -> list[str]:
         if cluster := sample.tags.get("cluster"):
             found[cluster] = None
     return list(found)
-
-
-def _shingles(text: str) -> frozenset[Any]:
-    words = _WORD.findall(text.casefold())
-    if len(words) < SHINGLE_WORDS:
-        return frozenset([tuple(words) or text.strip()])
-    return frozenset(zip(*(words[start:] for start in range(SHINGLE_WORDS)), strict=False))
