@@ -306,6 +306,24 @@ def test_a_machine_that_gives_up_is_told_of_plainly(
     assert hint in caught.value.hint
 
 
+def test_a_disk_that_fills_up_under_a_checkpoint_is_told_of_plainly(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(PeftModel, "save_pretrained", fail)
+    with pytest.raises(TrainingError) as caught:
+        sft.fit(GATHERED, job(model, tmp_path / "out"))
+    assert caught.value.message == (
+        "the disk is full: I/O error: No space left on device (os error 28)"
+    )
+    assert caught.value.hint.startswith("free space, then run the same command again")
+
+
 def test_nothing_to_train_on_says_why(model: Path, tmp_path: Path) -> None:
     made = job(model, tmp_path / "out", Fit(max_tokens=10))
     with pytest.raises(TrainingError, match=r"none of 7 examples .*\(7 longer than 10 tokens\)"):

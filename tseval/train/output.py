@@ -144,12 +144,11 @@ def write_merged(folder: TrainFolder) -> Path:
         JournalError: It cannot be written.
     """
     from peft import PeftModel
-    from safetensors import SafetensorError
 
     from tseval.models.hf.load import load, without_bars
     from tseval.models.hf.options import read_options
 
-    from .weights import base_of
+    from .weights import base_of, save_errors
 
     fitted, target = folder.record.fitted, folder.merged
     assert fitted is not None
@@ -169,7 +168,7 @@ def write_merged(folder: TrainFolder) -> Path:
         loaded.text.tokenizer.save_pretrained(temporary)
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
-    except (OSError, SafetensorError) as error:
+    except save_errors() as error:
         raise _unwritten(target, error) from error
     except (MemoryError, RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())

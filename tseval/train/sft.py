@@ -20,7 +20,7 @@ from .stepping import arguments, is_out_of_memory, make_trainer
 from .template import Rows, Script, write_rows
 from .together import processes, rank_of_process
 from .watch import Watch, checkpoints, course, look_again, read_spent, step_of
-from .weights import INSTALL, Student, load_student, require_same
+from .weights import INSTALL, Student, load_student, require_same, save_errors
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Entries of a step's log that ``StepLog`` has fields for, or that say nothing.
@@ -213,7 +213,7 @@ def said_plainly(fit: Fit) -> Iterator[None]:
         yield
     except TsevalError:
         raise
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, *save_errors()) as error:
         said = " ".join(str(error).split())
         if getattr(error, "errno", None) == errno.ENOSPC or _is_full(said):
             raise TrainingError(

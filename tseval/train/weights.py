@@ -97,6 +97,16 @@ def load_student(
     )
 
 
+def save_errors() -> tuple[type[Exception], ...]:
+    """Name what saving weights raises where a file cannot be written.
+
+    The error of safetensors derives from ``Exception`` alone.
+    """
+    from safetensors import SafetensorError
+
+    return OSError, SafetensorError
+
+
 def base_of(spec: ModelSpec, report: Report) -> Named:
     """Find the files of the model that is to be trained.
 
