@@ -1,5 +1,6 @@
 """GRPO on tiny random models: what is asked, what is rewarded, what moves, what resumes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from tseval.errors import ConfigError, TrainingError
 from tseval.plugins import Registry
 from tseval.requests import ModelSpec
 from tseval.roles import JudgeCard, JudgeCase, JudgeModel
-from tseval.train.grpo import Grpo, judges_of, read_settings
+from tseval.train import grpo_fit
+from tseval.train.grpo import OPTIONS, Grpo, judges_of, read_settings
 from tseval.train.grpo_fit import course, fitting, rollouts_a_pass
 from tseval.train.job import Job, TrainFolder
 from tseval.train.records import Adapter, Example, Fit, Gathered, Recipe, TrainRecord
@@ -87,6 +89,31 @@ def weights_of(folder: Path) -> dict[str, Any]:
 
 
 # -- a fit
+
+
+@pytest.mark.parametrize(
+    ("passes", "flag"), [({}, "--micro-tokens 2048"), ({"micro_batch": 4}, "--micro-batch 2")]
+)
+def test_where_memory_runs_out_only_flags_that_are_read_are_named(
+    tmp_path: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: dict[str, Any],
+    flag: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(grpo_fit, "_train", fail)
+    job = job_in(tmp_path, tiny, fit=msgspec.structs.replace(FIT, **passes))
+    with pytest.raises(TrainingError) as caught:
+        Grpo().fit(GATHERED, job)
+    assert caught.value.message.startswith("memory ran out: CUDA out of memory")
+    said = caught.value.hint
+    assert re.findall(r"-T ([a-z-]+)", said) == ["completion-tokens", "generations"]
+    assert set(re.findall(r"-T ([a-z-]+)", said)) <= set(OPTIONS)
+    assert re.findall(r"--[a-z-]+", said) == ["--batch", "--out", flag.split()[0]]
+    assert flag in said
 
 
 def test_a_fit_moves_the_adapter_and_records_what_it_cost(tmp_path: Path, tiny: Path) -> None:

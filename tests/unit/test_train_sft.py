@@ -306,6 +306,27 @@ def test_a_machine_that_gives_up_is_told_of_plainly(
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("fit", "flag"),
+    [
+        (FIT, "--micro-tokens 32 "),
+        (msgspec.structs.replace(FIT, micro_batch=2), "--micro-batch 1 "),
+    ],
+)
+def test_where_memory_runs_out_beside_a_step_the_flag_that_is_read_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit: Fit, flag: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(sft, "_train", fail)
+    with pytest.raises(TrainingError) as caught:
+        sft.fit(GATHERED, job(model, tmp_path / "out", fit))
+    assert caught.value.hint == (
+        f"{flag}makes smaller passes and changes no gradient; --max-tokens drops the longest rows"
+    )
+
+
 def test_a_disk_that_fills_up_under_a_checkpoint_is_told_of_plainly(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from .sft import (
     read_log,
     require_libraries,
     said_plainly,
+    smaller_passes,
     teller,
 )
 from .template import Script
@@ -62,7 +63,7 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
     recipe, settings = job.recipe, read_settings(job.recipe)
     folder, spent = job.folder.checkpoints, job.folder.checkpoints / "spent.json"
     judges, outcome = judges_of(job)
-    with said_plainly(recipe.fit):
+    with said_plainly(_room(recipe.fit)):
         folder.mkdir(parents=True, exist_ok=True)
         meter = Meter("fit", read_spent(spent))
         student = load_student(
@@ -94,6 +95,15 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
         compute=meter.read(),
         stopped=stopped,
         notes=alarm.notes,
+    )
+
+
+def _room(fit: Fit) -> str:
+    """Say what makes room where memory ran out, in drawing a step's completions or in a pass."""
+    return (
+        "a lower -T completion-tokens, -T generations or --batch draws less at once, and makes"
+        f" another training: give it another --out; {smaller_passes(fit)}, down to one completion"
+        " each"
     )
 
 

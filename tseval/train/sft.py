@@ -56,7 +56,8 @@ def fit(gathered: Gathered, job: Job) -> Fitted:
     require_libraries()
     folder, how = job.folder.checkpoints, job.recipe.fit
     spent = folder / "spent.json"
-    with said_plainly(how):
+    hint = f"{smaller_passes(how)} and changes no gradient; --max-tokens drops the longest rows"
+    with said_plainly(hint):
         folder.mkdir(parents=True, exist_ok=True)
         meter = Meter("fit", read_spent(spent))
         prepared = _prepare(gathered, job)
@@ -202,18 +203,30 @@ def require_libraries() -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
+def smaller_passes(fit: Fit) -> str:
+    """Say what makes passes smaller: ``micro_tokens`` go unread where ``micro_batch`` is given."""
+    flag, size = "--micro-tokens", fit.micro_tokens
+    if fit.micro_batch is not None:
+        flag, size = "--micro-batch", fit.micro_batch
+    return f"{flag} {max(size // 2, 1)} makes smaller passes"
+
+
 @contextmanager
-def said_plainly(fit: Fit) -> Iterator[None]:
+def said_plainly(hint: str) -> Iterator[None]:
     """Turn a machine's failures into errors that say what to do.
+
+    Args:
+        hint: What helps where memory ran out.
 
     Raises:
         TrainingError: Memory or disk ran out.
     """
+    failures: tuple[type[Exception], ...] = (MemoryError, RuntimeError, *save_errors())
     try:
         yield
     except TsevalError:
         raise
-    except (MemoryError, RuntimeError, *save_errors()) as error:
+    except failures as error:
         said = " ".join(str(error).split())
         if getattr(error, "errno", None) == errno.ENOSPC or _is_full(said):
             raise TrainingError(
@@ -221,11 +234,7 @@ def said_plainly(fit: Fit) -> Iterator[None]:
                 hint="free space, then run the same command again: it goes on from its checkpoint",
             ) from error
         if is_out_of_memory(error):
-            raise TrainingError(
-                f"memory ran out: {said[:200]}",
-                hint=f"--micro-tokens {max(fit.micro_tokens // 2, 1)} makes smaller passes and"
-                " changes no gradient; --max-tokens drops the longest rows",
-            ) from error
+            raise TrainingError(f"memory ran out: {said[:200]}", hint=hint) from error
         raise
 
 
