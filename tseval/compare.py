@@ -184,6 +184,7 @@ def _compared(before: Side, after: Side, allow: tuple[str, ...]) -> Comparison:
             f"{before.label} and {after.label} have no number in common",
             hint="compare runs of the same benchmarks under the same judges",
         )
+    _require_same_scale(before, after, [(there[key], here[key]) for key in shared])
     protocols = _require_alike(before, after, shared, there, here, allow)
     rows = tuple(
         _row(before, after, there[key], here[key], protocols[key], shared) for key in shared
@@ -204,6 +205,23 @@ def _compared(before: Side, after: Side, allow: tuple[str, ...]) -> Comparison:
         only_after=tuple(key for key in here if key not in there),
         notes=tuple(notes),
     )
+
+
+def _require_same_scale(before: Side, after: Side, pairs: Iterable[tuple[Score, Score]]) -> None:
+    """Raise NotComparable where two runs do not agree on a number's unit, or on its better end.
+
+    That is no part of a protocol, and nothing that could be allowed: a rise would be called better
+    by the one run and worse by the other.
+    """
+    for left, right in pairs:
+        for field in ("unit", "higher_is_better"):
+            if getattr(left, field) != getattr(right, field):
+                raise NotComparable(
+                    f"{before.label} and {after.label} do not agree on {field} of"
+                    f" {left.benchmark} {left.metric}: {getattr(left, field)} and"
+                    f" {getattr(right, field)}",
+                    hint="score both with the same version of the metric",
+                )
 
 
 def _require_alike(

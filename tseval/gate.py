@@ -6,13 +6,13 @@ metrics; else nobody can tell. The gate passes if every metric passes (intersect
 adjustment is needed for that), and fails if one fails.
 """
 
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from .compare import Compared, Comparison, Side, match_scores
+from .coverage import decided, missing, said
 from .errors import ConfigError
 from .outcomes import SeriesKey, key_of
 from .policy import Policy, Rule
@@ -38,8 +38,8 @@ class Decision(Struct, frozen=True, kw_only=True):
         worst_high: U with every excluded row taken for the worse; None where it was not needed.
         pvalue, adjusted: One-sided, of no worsening, and Holm's over the metrics of the gate.
         prompts: Pairs behind it; 0 where the rows could not be paired.
-        needed: Prompts that would tell, were the shares of discordant pairs to stay; None where
-            that is not known.
+        needed: Prompts that would tell, were the shares of discordant pairs to stay and the metric
+            the first in Holm's adjustment; None where that is not known.
         excluded_before, excluded_after: Shares of rows that left the denominator.
         allowed: Fields of the protocol that differ, and were allowed to.
     """
@@ -109,9 +109,8 @@ def decide(policy: Policy, before: Side, after: Side, comparison: Comparison) ->
     Raises:
         ConfigError: The policy names a number that the runs do not have, or one twice.
     """
-    chosen = [(rule, row) for rule in policy.metrics for row in _rows(rule, comparison)]
-    missing = [(rule, key) for rule in policy.metrics for key in _missing(rule, comparison)]
-    places = [key_of(row.after) for _, row in chosen] + [key for _, key in missing]
+    chosen, lost = _chosen(policy, before, after, comparison)
+    places = [key_of(row.after) for _, row in chosen] + [key for _, key, _ in lost]
     for place in places:
         if places.count(place) > 1:
             raise ConfigError(f"the policy names {' '.join(filter(None, place))} twice")
@@ -119,10 +118,18 @@ def decide(policy: Policy, before: Side, after: Side, comparison: Comparison) ->
     tested = [limits.pvalue for _, _, limits in found if limits is not None]
     adjusted = iter(holm(tested).tolist())
     decisions = [
-        _decision(policy, rule, row, limits, next(adjusted) if limits else None, before, after)
+        _decision(
+            policy,
+            rule,
+            row,
+            limits,
+            next(adjusted) if limits else None,
+            sides=(before, after),
+            tested=len(tested),
+        )
         for rule, row, limits in found
     ]
-    decisions += [_lost(rule, key, key in comparison.only_before) for rule, key in missing]
+    decisions += [_lost(rule, key, is_before) for rule, key, is_before in lost]
     outcomes = {each.outcome for each in decisions}
     outcome: Outcome = (
         "fail" if "fail" in outcomes else "cannot tell" if "cannot tell" in outcomes else "pass"
@@ -144,17 +151,28 @@ def _is_let_through(policy: Policy, decisions: list[Decision]) -> bool:
     return policy.cannot_tell == "pass" and all(each.cause != "data" for each in decisions)
 
 
-def _missing(rule: Rule, comparison: Comparison) -> Iterator[SeriesKey]:
-    """Find the numbers of a rule that one run alone has, under whatever judge."""
-    shared = {(row.benchmark, row.group, row.metric) for row in comparison.rows}
-    found = {}
-    for key in (*comparison.only_before, *comparison.only_after):
-        benchmark, group, metric, judge = key
-        if metric != rule.metric or rule.benchmark not in ("*", benchmark):
-            continue
-        if rule.judge in ("", judge) and rule.group == group and key[:3] not in shared:
-            found[key[:3]] = key
-    yield from found.values()
+def _chosen(
+    policy: Policy, before: Side, after: Side, comparison: Comparison
+) -> tuple[list[tuple[Rule, Compared]], list[tuple[Rule, SeriesKey, bool]]]:
+    """Give each rule its rows, and the numbers that one run lacks: True if the candidate does.
+
+    Raises:
+        ConfigError: A rule names what neither run has.
+    """
+    chosen: list[tuple[Rule, Compared]] = []
+    lost: list[tuple[Rule, SeriesKey, bool]] = []
+    for rule in policy.metrics:
+        rows = decided(rule, comparison)
+        gone = list(missing(rule, before, after, rows))
+        if not rows and not gone:
+            known = dict.fromkeys(f"{row.benchmark} {row.metric}" for row in comparison.rows)
+            raise ConfigError(
+                f"the policy names {said(rule)!r}, which the two runs do not both have",
+                hint=f"they have: {', '.join(list(known)[:8])}",
+            )
+        chosen += [(rule, row) for row in rows]
+        lost += [(rule, key, is_before) for key, is_before in gone]
+    return chosen, lost
 
 
 def _lost(rule: Rule, key: SeriesKey, is_before: bool) -> Decision:
@@ -170,39 +188,6 @@ def _lost(rule: Rule, key: SeriesKey, is_before: bool) -> Decision:
         reason=f"the {'candidate' if is_before else 'baseline'} has no such number",
         cause="data",
     )
-
-
-def _rows(rule: Rule, comparison: Comparison) -> Iterator[Compared]:
-    named = [
-        row
-        for row in comparison.rows
-        if row.metric == rule.metric
-        and rule.benchmark in ("*", row.benchmark)
-        and rule.judge in ("", row.judge)
-        and rule.group in ("", row.group)
-        and not (row.after.member and not rule.judge)
-        and (row.group != "average" or rule.benchmark == row.benchmark)
-    ]
-    where = " ".join(filter(None, (rule.benchmark, rule.group, rule.metric, rule.judge)))
-    if not named and any(_missing(rule, comparison)):
-        return
-    if not named:
-        known = dict.fromkeys(f"{row.benchmark} {row.metric}" for row in comparison.rows)
-        raise ConfigError(
-            f"the policy names {where!r}, which the two runs do not both have",
-            hint=f"they have: {', '.join(list(known)[:8])}",
-        )
-    for benchmark in dict.fromkeys(row.benchmark for row in named):
-        own = [row for row in named if row.benchmark == benchmark]
-        judges = sorted({row.judge for row in own})
-        if len(judges) > 1:
-            raise ConfigError(
-                f"the policy's {where!r} was judged by several: {', '.join(judges)}",
-                hint='name one of them: judge = "..."',
-            )
-        # Where a benchmark has a number of the whole, its parts are looked at only if named.
-        whole = [row for row in own if row.group in ("", "average")]
-        yield from whole or own
 
 
 def _sign(rule: Rule, row: Compared) -> int:
@@ -269,8 +254,9 @@ def _decision(
     row: Compared,
     limits: _Limits | None,
     adjusted: float | None,
-    before: Side,
-    after: Side,
+    *,
+    sides: tuple[Side, Side],
+    tested: int,
 ) -> Decision:
     shares = _excluded(row.before), _excluded(row.after)
     base = Decision(
@@ -293,17 +279,18 @@ def _decision(
         why = why or "there is no difference"
         return msgspec.structs.replace(base, reason=why, cause="data")
     most = policy.excluded if rule.excluded is None else rule.excluded
-    doubtful = max(shares) > most or shares[1] - shares[0] > policy.excluded_rise
-    worst = _worst_high(row, _sign(rule, row), policy.alpha, before, after) if doubtful else None
+    alone = _alone(row)
+    doubtful = max(*shares, alone) > most or shares[1] - shares[0] > policy.excluded_rise
+    worst = _worst_high(row, _sign(rule, row), policy.alpha, *sides) if doubtful else None
     holds = limits.high < rule.margin and (
         not doubtful or (worst is not None and worst < rule.margin)
     )
-    open_to = shares if doubtful else None
-    outcome, reason, cause = _outcome(policy, limits, adjusted, open_to, holds=holds)
+    doubt = _doubt(shares, alone) if doubtful else ""
+    outcome, reason, cause = _outcome(policy, limits, adjusted, doubt, holds=holds)
     needed = None
-    if cause == "interval" and row.paired is not None:
+    if cause in ("interval", "adjustment") and row.paired is not None:
         turned = row.paired if _sign(rule, row) > 0 else row.paired.turned()
-        needed = turned.pairs_to_tell(rule.margin, policy.alpha)
+        needed = turned.pairs_to_tell(rule.margin, policy.alpha, policy.alpha / tested)
     return msgspec.structs.replace(
         base,
         outcome=outcome,
@@ -324,25 +311,43 @@ def _outcome(
     policy: Policy,
     limits: _Limits,
     adjusted: float,
-    doubtful: tuple[float, float] | None,
+    doubt: str,
     *,
     holds: bool,
 ) -> tuple[Outcome, str, Literal["", "interval", "adjustment", "data"]]:
-    """Decide; ``doubtful`` are the shares of excluded rows where they are too many to leave out."""
+    """Decide; ``doubt`` says what is missing, where that is too much to leave out."""
     if holds:
         return "pass", "the upper limit of the worsening is below the margin", ""
     if limits.low > 0 and adjusted < policy.alpha:
         return "fail", "it got worse: the lower limit of the worsening is above 0", ""
-    if doubtful is not None:
-        why = (
-            f"{100 * doubtful[1]:.1f}% of the rows are excluded ({100 * doubtful[0]:.1f}% before),"
-            " and whether the margin would hold with them is not known"
+    if doubt:
+        return (
+            "cannot tell",
+            f"{doubt}, and whether the margin would hold with them is not known",
+            "data",
         )
-        return "cannot tell", why, "data"
     if limits.low > 0:
         why = "it looks worse, but not after the adjustment for several metrics"
         return "cannot tell", why, "adjustment"
     return "cannot tell", "the interval of the worsening holds both 0 and the margin", "interval"
+
+
+def _doubt(excluded: tuple[float, float], alone: float) -> str:
+    lost = f"{100 * excluded[1]:.1f}% of the rows are excluded ({100 * excluded[0]:.1f}% before)"
+    return f"{lost}, one run alone has {100 * alone:.1f}% of the prompts" if alone else lost
+
+
+def _alone(row: Compared) -> float:
+    """Share of the prompts that one run alone was asked, as where it was interrupted.
+
+    Prompts whose rows were excluded are no part of it; nor is anything where the runs were allowed
+    to have other prompts.
+    """
+    if row.paired is None or "limit" in row.allowed:
+        return 0.0
+    excluded = sum(row.before.excluded.values()) + sum(row.after.excluded.values())
+    alone = max(0, row.alone - excluded)
+    return alone / (row.paired.prompts + row.alone)
 
 
 def _value(score: Score, paired: float | None) -> float | None:

@@ -92,7 +92,7 @@ class Paired(Struct, frozen=True, kw_only=True):
 
         return float(ndtr(-score) if self.freedom is None else stdtr(self.freedom, -score))
 
-    def pairs_to_tell(self, margin: float, alpha: float) -> int | None:
+    def pairs_to_tell(self, margin: float, alpha: float, worse: float | None = None) -> int | None:
         """Return how many prompts would tell, were the shares of discordant pairs to stay.
 
         That is where the upper one-sided limit of D falls below the margin, or the lower one rises
@@ -100,30 +100,39 @@ class Paired(Struct, frozen=True, kw_only=True):
 
         Args:
             margin: In (0, 1].
-            alpha: One-sided level.
+            alpha: One-sided level of the upper limit.
+            worse: That of the lower one, which may be stricter; None: alpha.
 
         Returns:
             Prompts, or None if more than ten million.
         """
-        if self.tells(margin, alpha, 1.0):
+        if self.tells(margin, alpha, 1.0, worse):
             return self.prompts
         most = _MOST_PAIRS / self.prompts
-        if not self.tells(margin, alpha, most):
+        if not self.tells(margin, alpha, most, worse):
             return None
         low, high = 1.0, most
         while high - low > 0.5 / self.prompts:
             middle = (low + high) / 2
-            low, high = (low, middle) if self.tells(margin, alpha, middle) else (middle, high)
+            told = self.tells(margin, alpha, middle, worse)
+            low, high = (low, middle) if told else (middle, high)
         return floor(high * self.prompts) + 1
 
-    def tells(self, margin: float, alpha: float, times: float = 1.0) -> bool:
+    def tells(
+        self, margin: float, alpha: float, times: float = 1.0, worse: float | None = None
+    ) -> bool:
         """Say whether so many times the prompts would show D below a margin, or above 0."""
+        _, high = self._limits(alpha, times)
+        low, _ = self._limits(alpha if worse is None else worse, times)
+        return high < margin or low > 0
+
+    def _limits(self, alpha: float, times: float) -> tuple[float, float]:
+        """One-sided limits of D at a level, with so many times the prompts."""
         pairs = self.pairs * times
         freedom = None if self.freedom is None else int(self.freedom * times)
-        low, high = tango_limits(
+        return tango_limits(
             self.only_a * pairs, self.only_b * pairs, pairs, _quantile(1 - 2 * alpha, freedom)
         )
-        return high < margin or low > 0
 
 
 def paired(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, rollouts: ArrayLike) -> Paired:

@@ -46,6 +46,17 @@ def test_an_excluded_row_leaves_its_pair_and_is_counted() -> None:
     assert (row.paired.prompts, row.alone) == (9, 2)
 
 
+@pytest.mark.parametrize(("field", "other"), [("higher_is_better", True), ("unit", "number")])
+def test_runs_that_disagree_on_what_is_better_are_refused_whatever_is_allowed(
+    field: str, other: object
+) -> None:
+    before, after = (side(name, {("b", ORR): [0] * 40}) for name in "ab")
+    turned = [msgspec.structs.replace(each, **{field: other}) for each in after.scorecard.scores]
+    card = msgspec.structs.replace(after.scorecard, scores=turned)
+    with pytest.raises(NotComparable, match=f"do not agree on {field} of b orr"):
+        compare(before, [after._replace(scorecard=card)], allow=[field])
+
+
 def test_another_protocol_is_refused_by_field_and_allowed_by_name() -> None:
     before = side("a", {("b", ORR): [0] * 20})
     after = side("b", {("b", ORR): [0] * 20}, thinking=Thinking(budget=7))

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.sides import Hits, side
-from tseval.compare import compare
+from tseval.compare import Side, compare
 from tseval.errors import ConfigError
 from tseval.gate import Verdict, decide
 from tseval.outcomes import Outcomes
@@ -149,6 +149,72 @@ def test_a_benchmark_that_one_run_lacks_cannot_be_told_and_no_policy_lets_it_pas
         assert not found.passed
     named = gate(both, {("o", ORR): few(100, 0)}, Rule(benchmark="x", metric=ORR, margin=0.05))
     assert named.outcome == "cannot tell"
+
+
+def parted(*names: tuple[str, str, str]) -> Side:
+    """A run with a number each of (benchmark, group, judge), all of the same rows."""
+    made = side("run", {("o", ORR): few(100, 0)})
+    (score,) = made.scorecard.scores
+    scores = [replace(score, benchmark=b, group=g, judge=j) for b, g, j in names]
+    return made._replace(scorecard=replace(made.scorecard, scores=scores))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        # A part of a benchmark that has no whole.
+        ([("p", "h", "j"), ("p", "b", "j")], [("p", "h", "j")], Rule(metric=ORR, margin=0.9)),
+        ([("a", "", "j"), ("p", "b", "j")], [("a", "", "j")], Rule(metric=ORR, margin=0.9)),
+        # The judge that the rule names is gone, and another one is there.
+        (
+            [("a", "", "j"), ("p", "", "j"), ("p", "", "k")],
+            [("a", "", "j"), ("p", "", "k")],
+            Rule(metric=ORR, judge="j", margin=0.9),
+        ),
+    ],
+)
+def test_what_the_candidate_lost_is_never_passed_over(
+    before: list[tuple[str, str, str]], after: list[tuple[str, str, str]], rule: Rule
+) -> None:
+    one, other = parted(*before), parted(*after)
+    policy = Policy(metrics=(rule,), cannot_tell="pass")
+    found = decide(policy, one, other, compare(one, [other])[0])
+    assert (found.outcome, found.passed) == ("cannot tell", False)
+    assert [each.cause for each in found.decisions if each.outcome != "pass"] == ["data"]
+
+
+def test_parts_and_judges_that_are_not_asked_for_are_not_missed() -> None:
+    one = parted(("p", "", "j"), ("p", "h", "j"), ("p", "", "k"))
+    other = parted(("p", "", "j"))
+    rule = Rule(metric=ORR, judge="j", margin=0.9)
+    assert decide(Policy(metrics=(rule,)), one, other, compare(one, [other])[0]).passed
+
+
+def test_prompts_that_the_candidate_was_never_asked_count_in_the_worst_case() -> None:
+    # An interrupted run: nothing is excluded, most was not asked.
+    before, after = {("o", ORR): few(400, 0)}, {("o", ORR): few(200, 0)}
+    (one,) = gate(before, after, Rule(metric=ORR, margin=0.3), cannot_tell="pass").decisions
+    assert (one.outcome, one.cause) == ("cannot tell", "data")
+    assert "one run alone has 50.0% of the prompts" in one.reason
+    assert one.worst_high is not None
+    assert one.worst_high > 0.5
+
+
+def test_how_many_prompts_would_tell_stands_after_the_adjustment_too() -> None:
+    before = {(f"o{n}", ORR): few(100, 0) for n in range(5)}
+    rule = Rule(metric=ORR, margin=0.03)
+    four = {name: few(100, 4) for name in before}
+    blocked = gate(before, four, rule).decisions[0]
+    assert (blocked.outcome, blocked.cause) == ("cannot tell", "adjustment")
+    assert blocked.needed is not None
+    assert blocked.needed > 100
+    many = -(-blocked.needed // 100) * 100
+    told = gate(
+        {name: few(many, 0) for name in before},
+        {name: few(many, many * 4 // 100) for name in before},
+        rule,
+    )
+    assert {each.outcome for each in told.decisions} == {"fail"}
 
 
 def test_values_are_those_of_the_rows_that_both_have() -> None:
