@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.support.boards import ASR, ORR, PASS1, board, column, entry, hits, ranks
-from tseval.leaderboard.cells import numbers_of
+from tseval.leaderboard.cells import means_of, numbers_of
 from tseval.leaderboard.flips import flips_pvalue
-from tseval.leaderboard.pairs import Bench, mean_test
+from tseval.leaderboard.pairs import Bench, cluster_sums, mean_test
 from tseval.leaderboard.rank import slug_of, standing
 from tseval.leaderboard.records import Board, Cell, Entry, Row, Table
 from tseval.outcomes import Outcomes
@@ -156,7 +156,7 @@ def test_a_real_difference_of_a_mean_is_found_that_no_column_shows() -> None:
 )
 def test_the_test_of_a_mean_is_the_exact_one_of_its_only_column(only_a: int, only_b: int) -> None:
     sums = np.array([1.0] * only_a + [-1.0] * only_b + [0.0] * 100) / (only_a + only_b + 100)
-    found = mean_test([sums])
+    found = mean_test(sums)
     assert found.higher == (only_a > only_b)
     assert found.pvalue == pytest.approx(mcnemar_exact(only_a, only_b), rel=1e-9)
 
@@ -164,7 +164,7 @@ def test_the_test_of_a_mean_is_the_exact_one_of_its_only_column(only_a: int, onl
 def test_a_small_column_weighs_no_more_in_the_test_of_a_mean_than_it_may() -> None:
     # Five of 30 questions, all one way, beside a benchmark that shows nothing: 2 / 2^5.
     small, still = np.array([1 / 30] * 5 + [0.0] * 25), np.zeros(1319)
-    assert mean_test([small, still]).pvalue == pytest.approx(1 / 16)
+    assert mean_test(np.concatenate([small, still])).pvalue == pytest.approx(1 / 16)
     columns = (column("g", PASS1), column("a", PASS1), column("m", PASS1, mean_of=("g", "a")))
     rows = {("g", PASS1): hits(600, 1319)}
     entries = [entry(str(n), {**rows, ("a", PASS1): hits(n, 30)}) for n in (0, 5, 6)]
@@ -202,9 +202,38 @@ def test_equal_rows_of_unequal_columns_are_told_apart_no_more_often_than_alpha()
     assert 0.02 < wrong / times <= 0.05 + 2 * sqrt(0.05 * 0.95 / times)
 
 
+def test_a_prompt_that_stands_in_two_columns_is_not_evidence_twice() -> None:
+    # Five of 100 prompts changed, all one way: 2 / 2^5, however many columns show the same rows.
+    columns = (column("a"), column("b"), column("m", mean_of=("a", "b")))
+    alike = board(*columns)
+    rows = {name: [1.0] * n + [0.0] * (100 - n) for name, n in (("one", 0), ("other", 5))}
+    numbers = [
+        numbers_of(alike, entry(name, {("a", ASR): hit, ("b", ASR): hit}))
+        for name, hit in rows.items()
+    ]
+    bench = Bench(alike, numbers)
+    matched = bench._matched(0, 1, "a")
+    assert matched is not None
+    shared = matched._replace(clusters=[str(place) for place in range(len(matched.samples))])
+    apart = mean_test(cluster_sums([shared]))
+    assert mean_test(cluster_sums([shared, shared])).pvalue == pytest.approx(apart.pvalue)
+    assert apart.pvalue == pytest.approx(2 / 2**5)
+
+
+def test_the_mean_of_columns_of_one_benchmark_is_as_wide_as_they_are() -> None:
+    columns = (
+        column("a", benchmark="x"),
+        column("b", ORR, benchmark="x"),
+        column("m", mean_of=("a", "b")),
+    )
+    of = board(*columns)
+    cells = {key: Cell(value=0.5, low=0.4, high=0.6) for key in ("a", "b")}
+    assert (means_of(of, cells)["m"].low, means_of(of, cells)["m"].high) == (0.4, 0.6)
+
+
 def test_equal_rows_of_a_mean_are_never_told_apart() -> None:
-    assert mean_test([np.zeros(3), np.zeros(3)]) == (1.0, 0)
-    assert mean_test([np.array([0.5, 0.0]), np.array([-0.5, 0.0])]) == (1.0, 0)
+    assert mean_test(np.zeros(6)) == (1.0, 0)
+    assert mean_test(np.array([0.5, 0.0, -0.5, 0.0])) == (1.0, 0)
 
 
 def test_a_few_shared_prompts_decide_nothing() -> None:

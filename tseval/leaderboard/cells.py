@@ -86,7 +86,7 @@ def score_of(column: Column, entry: Entry) -> Score | str:
 def means_of(board: Board, cells: Mapping[str, Cell]) -> dict[str, Cell]:
     """Make the cells of the board's means from those of their columns."""
     return {
-        column.key: _mean(column, {key: cells[key] for key in column.mean_of})
+        column.key: _mean(board, column, {key: cells[key] for key in column.mean_of})
         for column in board.columns
         if column.mean_of
     }
@@ -161,11 +161,11 @@ def _cell(column: Column, score: Score, *, has_rows: bool) -> Cell:
     )
 
 
-def _mean(column: Column, parts: dict[str, Cell]) -> Cell:
+def _mean(board: Board, column: Column, parts: dict[str, Cell]) -> Cell:
     missing = [key for key, cell in parts.items() if cell.value is None]
     if missing:
         return _blank(column, f"needs {', '.join(missing)}")
-    low, high = _limits(parts)
+    low, high = _limits(board, parts)
     excluded: Counter[str] = Counter()
     for cell in parts.values():
         excluded.update(cell.excluded)
@@ -192,19 +192,32 @@ def _mean(column: Column, parts: dict[str, Cell]) -> Cell:
     )
 
 
-def _limits(parts: dict[str, Cell]) -> tuple[float | None, float | None]:
-    """Give the limits of a mean of rates; None where a reported one has none."""
+def _limits(board: Board, parts: dict[str, Cell]) -> tuple[float | None, float | None]:
+    """Give the limits of a mean of rates; None where a reported one has none.
+
+    Benchmarks are taken for independent of each other. Columns of one benchmark have the same rows
+    and are taken for wholly dependent: their own mean is as wide as they are.
+    """
     from tseval.stats import mover_mean
 
-    estimates = [
-        Estimate(value=cell.value, low=cell.low, high=cell.high)
-        for cell in parts.values()
-        if cell.value is not None and cell.low is not None and cell.high is not None
+    estimates: dict[str, list[Estimate]] = {}
+    for key, cell in parts.items():
+        if cell.value is None or cell.low is None or cell.high is None:
+            return None, None
+        # What can be negative, such as a change, is not bounded as means of rates are.
+        if cell.low < 0 or cell.high > 1:
+            return None, None
+        found = Estimate(value=cell.value, low=cell.low, high=cell.high)
+        estimates.setdefault(board.column(key).benchmark, []).append(found)
+    together = [
+        Estimate(
+            value=fsum(each.value for each in same) / len(same),
+            low=fsum(each.low for each in same) / len(same),
+            high=fsum(each.high for each in same) / len(same),
+        )
+        for same in estimates.values()
     ]
-    # What can be negative, such as a change, is not bounded as means of rates are.
-    if len(estimates) < len(parts) or any(e.low < 0 or e.high > 1 for e in estimates):
-        return None, None
-    made = mover_mean(estimates)
+    made = mover_mean(together, [len(same) for same in estimates.values()])
     return made.low, made.high
 
 

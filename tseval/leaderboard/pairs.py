@@ -55,7 +55,7 @@ class Bench:
         if not column.mean_of:
             pair = known[0].paired()
             return Tested(pair.pvalue, _sign(pair.difference))
-        return mean_test([cluster_sums(each) for each in known])
+        return mean_test(cluster_sums(known))
 
     def _matched(self, first: int, second: int, key: str) -> Matched | None:
         """Match the prompts of two rows; None where they have too few in common."""
@@ -73,27 +73,34 @@ class Bench:
         return self._rows[place, key]
 
 
-def cluster_sums(matched: Matched) -> NDArray[np.float64]:
-    """Give what each cluster of a column adds to the difference of its means: float [clusters]."""
-    _, place = np.unique(np.asarray(matched.clusters), return_inverse=True)
-    changes = np.asarray(matched.after) - np.asarray(matched.before)
-    return np.bincount(place, weights=changes) / len(changes)
+def cluster_sums(columns: list[Matched]) -> NDArray[np.float64]:
+    """Give what each cluster adds to the difference of the means, over all columns: [clusters].
+
+    A prompt that stands in several columns, of the same benchmark or of another, is one cluster:
+    what a model does with it is not seen twice.
+    """
+    labels = np.concatenate([np.asarray(each.clusters) for each in columns])
+    changes = [
+        (np.asarray(each.after) - np.asarray(each.before)) / len(each.after) for each in columns
+    ]
+    _, place = np.unique(labels, return_inverse=True)
+    sums: NDArray[np.float64] = np.bincount(place, weights=np.concatenate(changes))
+    return sums
 
 
-def mean_test(columns: list[NDArray[np.float64]]) -> Tested:
-    """Test a mean of columns by flipping the signs of their clusters.
+def mean_test(sums: NDArray[np.float64]) -> Tested:
+    """Test a mean of columns by flipping the signs of clusters.
 
-    Under no difference in any column each cluster of each column is as likely to favour the one
-    row as the other, so the p-value is the share of all sign flips whose total is as far from 0 as
-    the one found: at most alpha of equal rows are told apart at alpha, also where one column is
-    much smaller than the others. For one column of yes and no it is McNemar's exact test.
+    Under no difference in any column each cluster is as likely to favour the one row as the other,
+    so the p-value is the share of all sign flips whose total is as far from 0 as the one found: at
+    most alpha of equal rows are told apart at alpha, also where one column is much smaller than the
+    others. For one column of yes and no it is McNemar's exact test.
 
     Args:
-        columns: Of each, float [clusters]; what each cluster adds to the difference of the means.
+        sums: float [clusters]; what each adds to the difference of the means.
     """
-    every = np.concatenate(columns)
-    total = float(every.sum())
-    found = flips_pvalue(every)
+    total = float(sums.sum())
+    found = flips_pvalue(sums)
     return Tested(found, _sign(total) if found < 1 else 0)
 
 
