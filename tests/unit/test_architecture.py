@@ -22,7 +22,7 @@ ORDER = (
     *("scoring", "answer_scores", "card_benchmark", "reasoning", "prompt_benchmark"),
     *("runfolder", "tabular", "loaded", "lm_eval_tasks", "loading", "legs", "runner"),
     *("judgement", "pace", "planning", "workload", "evidence", "pilot_log", "pilot", "forecast"),
-    *("compare", "flips", "policy", "gate"),
+    *("compare", "flips", "policy", "coverage", "gate"),
     *("readings", "deliberation_rows", "deliberation", "before_after"),
     *("leaderboard", "report", "exports"),
     *("scripts", "intervention_checks", "testing"),

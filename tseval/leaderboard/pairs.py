@@ -4,7 +4,7 @@ Paired where both entries have outcomes of the same prompts, prompt by prompt; e
 intervals.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ def cluster_sums(columns: list[Matched]) -> NDArray[np.float64]:
         (np.asarray(each.after) - np.asarray(each.before)) / len(each.after) for each in columns
     ]
     _, place = np.unique(labels, return_inverse=True)
-    sums: NDArray[np.float64] = np.bincount(place, weights=np.concatenate(changes))
+    sums: NDArray[Any] = np.bincount(place, weights=np.concatenate(changes))
     return sums
 
 
