@@ -199,7 +199,9 @@ def data_page(record: "TrainRecord") -> Page:
     sections = [*_falls(found.falls), *_acceptance(found.acceptance)]
     used = ", ".join(f"{n} {kind}" for kind, n in found.prompts.items()) or "none"
     notes = [f"prompts used: {used}"]
-    notes += [f"prompts not used: {n}: {why}" for why, n in found.dropped.items() if n]
+    # A teacher's file has a row for each answer.
+    left = "rows" if record.recipe.teacher else "prompts"
+    notes += [f"{left} not used: {n}: {why}" for why, n in found.dropped.items() if n]
     return Page("Data", sections, [*notes, *found.notes])
 
 

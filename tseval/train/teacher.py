@@ -66,6 +66,7 @@ class Sft:
         judges=False,
         paper="arXiv 2502.12025, arXiv 2504.01903",
         options=OPTIONS,
+        unread=("draws",),
     )
 
     async def gather(self, session: "Session", job: "Job") -> Gathered:
