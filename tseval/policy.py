@@ -1,6 +1,5 @@
 """The policy of a gate: which numbers, and how much worse each may become."""
 
-import tomllib
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +7,7 @@ import msgspec
 from msgspec import Struct, field
 
 from .errors import ConfigError
+from .files import BROKEN, read_toml
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,11 +59,10 @@ def read_policy(path: Path) -> Policy:
         ConfigError: The file is missing or broken, or a value makes no sense.
     """
     hint = "see docs/how-to/gate-a-merge.md for a policy that works"
+    fields = read_toml(path, "policy", hint)
     try:
-        policy = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), type=Policy)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        policy = msgspec.convert(fields, type=Policy)
+    except BROKEN as error:
         raise ConfigError(f"{path} is no policy: {error}", hint=hint) from error
     if not policy.metrics:
         raise ConfigError(f"{path} names no [[metric]]: a gate that cannot fail", hint=hint)

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from .errors import ConfigError, JournalError
+from .files import read_json
 from .measurements import Measurement
 from .outcomes import OUTCOMES_SCHEMA, OutcomeBook, Outcomes
 from .protocol import canonical_json, differing
@@ -30,6 +31,10 @@ _LIBRARIES = (
     *("tseval", "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "vllm"),
     "lm-eval",
 )
+
+_ANEW = "remove it, and run the same `tseval run` command again: it is made anew"
+# Ten years: no process worked on a run for longer, and no date is beyond what a calendar has.
+_LONGEST = 10 * 366 * 86400.0
 
 Status = Literal["running", "interrupted", "failed", "incomplete", "complete"]
 
@@ -117,6 +122,30 @@ class Scorecard(Struct, frozen=True, kw_only=True):
         return bool(self.protocols.get(score.fingerprint, {}).get("settings"))
 
 
+def _require_schema(file: Path, found: int, ours: int) -> None:
+    """Raise ConfigError for a file of a newer tseval."""
+    if found > ours:
+        raise ConfigError(
+            f"{file} has schema {found}, this tseval reads {ours}", hint="upgrade tseval"
+        )
+
+
+def _check_times(file: Path, leg: Leg) -> None:
+    """Raise ConfigError for a leg that says no time."""
+    try:
+        datetime.fromisoformat(leg.started)
+    except ValueError:
+        raise ConfigError(
+            f"{file}: a leg was started at {leg.started!r}, which is no time",
+            hint="put the file back as tseval wrote it",
+        ) from None
+    if not 0 <= leg.seconds <= _LONGEST:
+        raise ConfigError(
+            f"{file}: a leg took {leg.seconds:g} seconds, which cannot be",
+            hint="put the file back as tseval wrote it",
+        )
+
+
 class RunFolder:
     """A run's folder.
 
@@ -134,18 +163,14 @@ class RunFolder:
         """Read a run's folder; raise ConfigError if it is none."""
         file = path / "run.json"
         try:
-            manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
+            manifest = read_json(file, Manifest)
         except FileNotFoundError:
             raise ConfigError(
                 f"no run in {path} (it has no run.json)", hint="pass a folder that tseval run made"
             ) from None
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"cannot read {file}: {error}") from error
-        if manifest.schema > MANIFEST_SCHEMA:
-            raise ConfigError(
-                f"{file} has schema {manifest.schema}, this tseval reads {MANIFEST_SCHEMA}",
-                hint="upgrade tseval",
-            )
+        _require_schema(file, manifest.schema, MANIFEST_SCHEMA)
+        for leg in manifest.legs:
+            _check_times(file, leg)
         return cls(path, manifest)
 
     @property
@@ -159,17 +184,21 @@ class RunFolder:
         return not any(segment.stat().st_size for segment in self.journal.glob("*.jsonl"))
 
     def scorecard(self) -> Scorecard:
-        """Read ``scores.json``; raise ConfigError if the run has none yet."""
+        """Read ``scores.json``.
+
+        Raises:
+            ConfigError: The run has none yet, or it is broken, or of a newer tseval.
+        """
         file = self.path / "scores.json"
         try:
-            return msgspec.json.decode(file.read_bytes(), type=Scorecard)
+            found = read_json(file, Scorecard)
         except FileNotFoundError:
             raise ConfigError(
                 f"{self.path} has no scores yet (status: {self.manifest.status})",
                 hint="run the same `tseval run` command again: it resumes",
             ) from None
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"cannot read {file}: {error}") from error
+        _require_schema(file, found.schema, SCORES_SCHEMA)
+        return found
 
     def measurements(self) -> list[Measurement]:
         """Read ``measurements.json``: what probes found; empty for a run without probes.
@@ -179,14 +208,9 @@ class RunFolder:
         """
         file = self.path / "measurements.json"
         try:
-            return msgspec.json.decode(file.read_bytes(), type=list[Measurement])
+            return read_json(file, list[Measurement], _ANEW)
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(
-                f"cannot read {file}: {error}",
-                hint="remove it, and run the same `tseval run` command again: it is made anew",
-            ) from error
 
     def save(self) -> None:
         """Write ``run.json``."""
@@ -214,25 +238,16 @@ class RunFolder:
         """
         file = self.path / "outcomes.json"
         try:
-            found = msgspec.json.decode(file.read_bytes(), type=Outcomes)
+            found = read_json(file, Outcomes, _ANEW)
         except FileNotFoundError:
             return Outcomes()
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(
-                f"cannot read {file}: {error}",
-                hint="remove it, and run the same `tseval run` command again: it is made anew",
-            ) from error
-        if found.schema > OUTCOMES_SCHEMA:
-            raise ConfigError(
-                f"{file} has schema {found.schema}, this tseval reads {OUTCOMES_SCHEMA}",
-                hint="upgrade tseval",
-            )
+        _require_schema(file, found.schema, OUTCOMES_SCHEMA)
         try:
             found.check()
         except ConfigError as error:
             raise ConfigError(
                 f"{file} is damaged: {error.message}",
-                hint="remove it, and run the same `tseval run` command again: it is made anew",
+                hint=_ANEW,
             ) from error
         return found
 

@@ -10,7 +10,7 @@ import pytest
 
 # A module of tseval imports only modules that stand above it here; a package counts as one.
 ORDER = (
-    *("errors", "workers", "types", "measurements"),
+    *("errors", "files", "workers", "types", "measurements"),
     *("hookspecs", "formats", "thinking", "requests", "stances", "roles", "wrapping"),
     *("stats", "stats_compare", "stats_paired", "stats_agreement"),
     *("stats_judge", "metrics", "outcomes", "row_means", "prompt_pairs", "tally", "power"),

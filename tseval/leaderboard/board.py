@@ -1,14 +1,15 @@
 """Read ``board.toml``, and find the boards that there are."""
 
 import re
-import tomllib
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tseval.errors import ConfigError
+from tseval.files import BROKEN, read_toml
 from tseval.plugins import Registry
 from tseval.protocol import Protocol
 
@@ -29,12 +30,7 @@ def read_board(place: Path) -> Board:
         ConfigError: The file is missing or broken, or a value makes no sense; names it.
     """
     file = place if place.name == "board.toml" else place / "board.toml"
-    try:
-        fields = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror or error}", hint=_HINT) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no board: {error}", hint=_HINT) from error
+    fields = read_toml(file, "board", _HINT)
     for name in ("name", "columns"):
         if name in fields:
             raise ConfigError(
@@ -49,7 +45,7 @@ def read_board(place: Path) -> Board:
         board = msgspec.convert(
             {**fields, "columns": columns, "name": file.resolve().parent.name}, type=Board
         )
-    except msgspec.ValidationError as error:
+    except BROKEN as error:
         where = str(error).replace("$.columns[", "$.column[")
         raise ConfigError(f"{file} is no board: {where}", hint=_HINT) from error
     board = msgspec.structs.replace(
@@ -83,7 +79,10 @@ def find_board(name: str, registry: Registry) -> Path:
     Raises:
         ConfigError: There is no such folder or name; near misses are suggested.
     """
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # nobody of that name
+        raise ConfigError(f"no board in {name}: {error}", hint="name a folder") from None
     if path.name == "board.toml":
         path = path.parent
     if (path / "board.toml").is_file():
@@ -184,6 +183,8 @@ def _ranking_faults(board: Board, keys: list[str]) -> Iterator[str]:
 
 def _field_faults(require: dict[str, Any], where: str) -> Iterator[str]:
     known = {*Protocol.__struct_fields__, "schema"}
-    for name in require:
+    for name, value in require.items():
         if name.split(".")[0] not in known:
             yield f"{where} names {name!r}, which no protocol has"
+        if isinstance(value, float) and not isfinite(value):
+            yield f"{where} wants {name} to be {value}, which nothing is"
