@@ -221,6 +221,23 @@ TAMPERED: dict[str, tuple[Callable[[Fields], None], str]] = {
     ),
     "schema": (lambda f: f.update(schema=2), "the entry has schema 2, this tseval reads 1"),
     "date": (lambda f: f.update(date="soon"), "the date 'soon' is no day"),
+    "another day": (lambda f: f.update(date="20260131"), "the date '20260131' is no day"),
+    "week": (lambda f: f.update(date="2026-W05-1"), "the date '2026-W05-1' is no day"),
+    "old schema": (lambda f: f.update(schema=-3), "it has schema -3, expected 1"),
+    "a level that no board shows": (
+        lambda f: score(f)["estimate"].update(level=0.01),
+        "the level of its interval is 0.01",
+    ),
+    "over nothing": (
+        lambda f: [no_outcomes(f), score(f).update(n=0, n_prompts=0)],
+        "it has a value, and is over nothing",
+    ),
+    "prompts below 0": (lambda f: score(f).update(n_prompts=-5), "it has -5 prompts among"),
+    "turned bounds": (
+        lambda f: score(f).update(bounds=[0.9, 0.1]),
+        "its bounds end below where they begin",
+    ),
+    "narrow bounds": (lambda f: score(f).update(bounds=[0.98, 0.99]), "lies outside its bounds"),
     "files": (lambda f: f.update(files={}), "the hashes of run.json, scores.json, outcomes.json"),
     "hash": (lambda f: f["files"].update({"run.json": "0"}), "files: run.json has no SHA-256"),
     "model": (lambda f: f.update(identity={}), "it does not say which model was measured"),

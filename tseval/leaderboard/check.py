@@ -7,6 +7,7 @@ do not give (the numbers of probes) can be checked against the run alone (see ``
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ from .beside import alike, file_faults, prints, prompt_faults, row_faults, subje
 from .cells import Numbers, misfits, numbers_of
 from .entry import decode, digest_of, label_faults
 from .recompute import RATES, outcome_faults, score_faults
-from .records import Board, Entry, Severity
+from .records import ENTRY_SCHEMA, Board, Entry, Severity
 from .texts import text_faults
 
+# Of every interval that tseval makes, and that boards show.
+_LEVEL = 0.95
+# What two ways to the same share may differ by.
+_SLACK = 1e-9
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -172,13 +177,19 @@ def _form_faults(entry: Entry, raw: Any) -> Iterator[str]:
         yield "the digest does not fit: the entry was changed after it was made"
     yield from label_faults(entry)
     yield from dict.fromkeys(text_faults(entry))
+    if entry.schema != ENTRY_SCHEMA:
+        yield f"it has schema {entry.schema}, expected {ENTRY_SCHEMA}"
     try:
-        ahead = date.fromisoformat(entry.date) - datetime.now(UTC).date()
+        day = date.fromisoformat(entry.date)
+        ahead = day - datetime.now(UTC).date()
+        # Other ways to write a day sort otherwise.
+        written = day.isoformat() == entry.date
     except ValueError:
+        written = False
+    if not written:
         yield f"the date {entry.date!r} is no day such as 2026-01-31"
-    else:
-        if ahead > timedelta(days=1):  # somewhere it is tomorrow already
-            yield f"the date {entry.date} is yet to come"
+    elif ahead > timedelta(days=1):  # somewhere it is tomorrow already
+        yield f"the date {entry.date} is yet to come"
     # A run of probes alone has no rows, and so no outcomes.json.
     wanted = ("run.json", "scores.json", *["outcomes.json"] * bool(entry.outcomes.series))
     missing = [name for name in wanted if name not in entry.files]
@@ -277,12 +288,28 @@ def _score_faults(entry: Entry, score: Score) -> Iterator[str]:
         least = 0.0 if metric is not None else -1.0
         if not least <= estimate.low <= estimate.high <= 1:
             yield f"its interval [{estimate.low}, {estimate.high}] leaves [{least:g}, 1]"
+    yield from _count_faults(score)
     for name in ("forced_close_share", "truncated_share", "unclosed_share"):
         share = getattr(score, name)
         if share is not None and not 0 <= share <= 1:
             yield f"{name} is {share}, expected a share"
+
+
+def _count_faults(score: Score) -> Iterator[str]:
+    """Say what cannot be in the counts of a score, in its level and in its bounds."""
+    estimate, bounds = score.estimate, score.bounds
     if score.n < 0 or any(count < 0 for count in score.excluded.values()):
         yield "it has counts below 0"
+    if not 0 <= score.n_prompts <= max(score.n, 0) + sum(score.excluded.values()):
+        yield f"it has {score.n_prompts} prompts among {score.n} rollouts"
+    if estimate is not None and score.n < 1:
+        yield "it has a value, and is over nothing"
+    if estimate is not None and not isclose(estimate.level, _LEVEL):
+        yield f"the level of its interval is {estimate.level}, not {_LEVEL}"
+    if bounds is not None and not bounds[0] <= bounds[1]:
+        yield f"its bounds end below where they begin: [{bounds[0]}, {bounds[1]}]"
+    elif bounds and estimate and not bounds[0] - _SLACK <= estimate.value <= bounds[1] + _SLACK:
+        yield f"{estimate.value} lies outside its bounds [{bounds[0]}, {bounds[1]}]"
 
 
 def _has_rows(entry: Entry, score: Score) -> bool:
