@@ -173,7 +173,7 @@ def test_the_front_is_marked_and_said() -> None:
         "Heron 8B": "yes",
         "Plover 8B": "yes",
         "Finch 4B": "no",
-        "Wren demo": "not ranked",
+        "Wren demo": "not compared",
     }
     assert "on both and better on one: Plover 8B, Heron 8B." in first.said
     line, on, off, aside = first.figure["data"]
@@ -181,7 +181,7 @@ def test_the_front_is_marked_and_said() -> None:
     assert on["text"] == ["Plover 8B", "Heron 8B"]
     assert on["marker"]["symbol"] == ["circle", "circle"]
     assert off["text"] == ["Finch 4B"]
-    assert (aside["name"], aside["text"]) == ("not ranked", ["Wren demo"])
+    assert (aside["name"], aside["text"]) == ("not compared", ["Wren demo"])
     assert aside["marker"]["symbol"] == ["diamond-open"]
 
 
@@ -192,9 +192,20 @@ def test_a_row_without_a_rank_pushes_no_other_off_the_front() -> None:
     (first, *_) = drawn(standing(tables=(table,)))
     marked = {line[0]: line[3] for line in first.rows}
     assert (marked["Plover 8B"], marked["Heron 8B"]) == ("yes", "yes")
-    assert marked["Lossy"] == "not ranked"
+    assert marked["Lossy"] == "not compared"
     assert first.figure["data"][-1]["marker"]["symbol"] == ["circle-open"]
     assert "beside the front: Lossy." in first.said
+
+
+def test_a_rank_by_other_columns_puts_no_lossy_number_on_a_front() -> None:
+    lossy = row("Lossy", 0.0, 0.0)
+    bad = {**lossy.cells, "sr": cell(0.0, excluded={"unparsed": 190})}
+    lossy = replace(lossy, cells=bad, rank=1)
+    table = replace(standing().tables[0], rows=(*rows()[:3], lossy))
+    (first, *_) = drawn(standing(tables=(table,)))
+    marked = {line[0]: line[3] for line in first.rows}
+    assert (marked["Plover 8B"], marked["Heron 8B"]) == ("yes", "yes")
+    assert marked["Lossy"] == "not compared"
 
 
 def test_in_a_table_without_ranks_what_cannot_be_ranked_is_beside_the_front() -> None:
@@ -206,8 +217,8 @@ def test_in_a_table_without_ranks_what_cannot_be_ranked_is_beside_the_front() ->
     assert {line[0]: line[3] for line in first.rows} == {
         "One": "yes",
         "Two": "yes",
-        "Lossy": "not ranked",
-        "Wren demo": "not ranked",
+        "Lossy": "not compared",
+        "Wren demo": "not compared",
     }
     assert first.title.startswith("ASR against XSTest ORR. thinking.budget 96")
 

@@ -62,18 +62,17 @@ def pareto_plots(standing: Standing) -> list[Drawn]:
 def _apart(
     board: Board, table: Table, rows: Sequence[Row], axes: tuple[Column, Column]
 ) -> frozenset[int]:
-    """Find the rows that are shown but neither on a front nor before one: those without a rank.
+    """Find the rows that are shown but neither on a front nor before one.
 
-    In a table without ranks they are the demonstrations beside measured rows, and the rows whose
-    numbers of these axes the board would not rank.
+    Those without a rank, and those whose numbers of these axes the board would not rank: a rank may
+    rest on other columns. In a table without ranks the demonstrations beside measured rows are.
     """
-    if table.ranked:
-        return frozenset(place for place, row in enumerate(rows) if row.rank is None)
     kinds, keys = [cells.kind_of(row) for row in rows], [column.key for column in axes]
     return frozenset(
         place
         for place, row in enumerate(rows)
-        if (kinds[place] == "demonstration" and "measured" in kinds)
+        if (table.ranked and row.rank is None)
+        or (not table.ranked and kinds[place] == "demonstration" and "measured" in kinds)
         or why_not(board, row.cells, keys)
     )
 
@@ -139,7 +138,7 @@ def _pareto(name: str, x: Column, y: Column, rows: Sequence[Row], apart: frozens
         label = "not on the front" if on is not None else "rows"
         data.append(_points(label, x, y, rows, others, len(rows), is_front=False))
     if apart:
-        aside = _points("not ranked", x, y, rows, sorted(apart), len(rows), is_front=False)
+        aside = _points("not compared", x, y, rows, sorted(apart), len(rows), is_front=False)
         aside["marker"]["symbol"] = [f"{mark}-open" for mark in aside["marker"]["symbol"]]
         data.append(aside)
     layout = {
@@ -153,7 +152,7 @@ def _pareto(name: str, x: Column, y: Column, rows: Sequence[Row], apart: frozens
         "yaxis": _axis(y, rows),
     }
     headings = ["model", x.title, y.title, "on the front"]
-    stands = {**dict.fromkeys(on or (), "yes"), **dict.fromkeys(apart, "not ranked")}
+    stands = {**dict.fromkeys(on or (), "yes"), **dict.fromkeys(apart, "not compared")}
     table = [
         [row.label, _said(row, x), _said(row, y), stands.get(place, "no")]
         for place, row in enumerate(rows)
@@ -187,7 +186,7 @@ def _front_said(
     counted = f"{start} of {len(rows)} {'row' if len(rows) == 1 else 'rows'}, with 95% intervals."
     if apart:
         names = ", ".join(rows[place].label for place in sorted(apart))
-        counted += f" Drawn hollow, not ranked and beside the front: {names}."
+        counted += f" Drawn hollow, not compared and beside the front: {names}."
     if not on:
         return counted
     names = ", ".join(rows[place].label for place in on)
