@@ -12,8 +12,10 @@ from typer.testing import CliRunner, Result
 from tests.unit.test_runner import Shown, always, spec
 from tseval.cli.app import app
 from tseval.flips import _answers
+from tseval.gate import Decision, Verdict
 from tseval.plugins import load_registry
 from tseval.readback import Row, Stored
+from tseval.report.compare import junit as junit_of
 from tseval.runner import run
 from tseval.testing import Call, ScriptedBackend, mixed
 from tseval.types import Rollout, Thinking
@@ -212,6 +214,19 @@ def test_too_few_prompts_cannot_tell_and_say_how_many_would(
     assert "prompts would tell" in result.stdout
     policy.write_text('cannot_tell = "pass"\n' + POLICY.replace("0.15", "0.02"))
     assert gate(runs["mixed"], runs["again"], policy).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["b\x1b[31m", "b\uffff", "b\ufdd0]]>", "</testsuite>"])
+def test_a_hostile_name_leaves_the_junit_file_well_formed(name: str) -> None:
+    decision = Decision(
+        benchmark=name, metric=name, judge=name, group=name, title=name, unit="share", margin=0.1
+    )
+    verdict = Verdict(
+        outcome="fail", passed=False, baseline=name, candidate=name, alpha=0.05,
+        decisions=(decision,),
+    )  # fmt: skip
+    (case,) = tree.fromstring(junit_of(verdict)).iter("testcase")
+    assert case.attrib["classname"]
 
 
 def test_what_ci_systems_read_is_written_and_nothing_in_it_acts(

@@ -222,7 +222,9 @@ def junit(verdict: "Verdict") -> bytes:
     )
     for each, cells in zip(verdict.decisions, gate_page(verdict).sections[0].rows, strict=True):
         name = " ".join(filter(None, (each.metric, each.group, each.judge)))
-        case = tree.SubElement(suite, "testcase", classname=each.benchmark, name=neutral(name))
+        case = tree.SubElement(
+            suite, "testcase", classname=neutral(each.benchmark), name=neutral(name)
+        )
         said = neutral("; ".join(filter(None, (*cells[3:8], cells[-1]))))
         if each.outcome == "fail" or (each.outcome == "cannot tell" and open_fails):
             tree.SubElement(case, "failure", message=f"{each.outcome}: {said}")

@@ -54,7 +54,7 @@ class _Escaped(dict[int, str]):
     def __missing__(self, code: int) -> str:
         character = chr(code)
         # A line end stands between the parts of JSON; inside of its texts there is none.
-        acts = character != "\n" and unicodedata.category(character) in _ACTING
+        acts = character != "\n" and _acts(character)
         units = character.encode("utf-16-be", "surrogatepass").hex()
         escapes = "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
         found = self[code] = escapes if acts else character
@@ -81,4 +81,11 @@ def _shown(character: str) -> str:
         return " "
     if character < " ":
         return chr(0x2400 + ord(character))
-    return "\ufffd" if unicodedata.category(character) in _ACTING else character
+    return "\ufffd" if _acts(character) else character
+
+
+def _acts(character: str) -> bool:
+    """Whether a character does more than be seen, or is none: XML forbids noncharacters."""
+    code = ord(character)
+    none = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
+    return none or unicodedata.category(character) in _ACTING
