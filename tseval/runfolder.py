@@ -6,7 +6,7 @@ import platform
 import re
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -132,18 +132,19 @@ def _require_schema(file: Path, found: int, ours: int) -> None:
 
 def _check_times(file: Path, leg: Leg) -> None:
     """Raise ConfigError for a leg that says no time."""
-    try:
-        datetime.fromisoformat(leg.started)
-    except ValueError:
-        raise ConfigError(
-            f"{file}: a leg was started at {leg.started!r}, which is no time",
-            hint="put the file back as tseval wrote it",
-        ) from None
     if not 0 <= leg.seconds <= _LONGEST:
         raise ConfigError(
             f"{file}: a leg took {leg.seconds:g} seconds, which cannot be",
             hint="put the file back as tseval wrote it",
         )
+    try:
+        began = datetime.fromisoformat(leg.started)
+        (began + timedelta(seconds=leg.seconds)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{file}: a leg was started at {leg.started!r}, which is no time",
+            hint="put the file back as tseval wrote it",
+        ) from None
 
 
 class RunFolder:

@@ -52,6 +52,8 @@ def run_of(folder: Path, **more: object) -> Path:
     ("leg", "said"),
     [
         ({"started": "yesterday"}, "was started at 'yesterday', which is no time"),
+        ({"started": "9999-12-31T23:00:00-05:00"}, "was started at '9999.* which is no time"),
+        ({"started": "9999-12-31T00:00:00+00:00", "seconds": 90000}, "which is no time"),
         ({"started": "2026-01-31T00:00:00", "seconds": 1e300}, "took 1e.300 seconds"),
         ({"started": "2026-01-31T00:00:00", "seconds": -1}, "took -1 seconds"),
     ],

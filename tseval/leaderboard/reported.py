@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from tseval.errors import ConfigError
+from tseval.files import read_json
 
 from .cells import means_of
 from .rank import slug_of
@@ -50,11 +51,9 @@ def reported_rows(board: Board, folder: Path) -> tuple[Row, ...]:
     """
     file = folder / "reported.json"
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=Reported)
+        found = read_json(file, Reported)
     except FileNotFoundError:
         return ()
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
     slugs: set[str] = set()
     rows = []
     for figure in found.rows:
